@@ -1,0 +1,240 @@
+"""Hold the method against numbers of the authors' released code.
+
+    python benchmarks/conformance.py FOLDER... [--host DIR]
+
+Each folder is laid out as in tests/reference_vectors/README.md. A line per quantity has the relative error,
+which is the L2 norm of the difference over the norm. Then comes the worst of each kind. The exit status is 1
+when one is too large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.unet_denoiser import UNetDenoiser, find_host, host_unet
+from domaingallery_core import objectives
+from domaingallery_core.adapters import Adapter
+from domaingallery_core.config import AdapterConfig, LossWeights, TrainingPlan
+from domaingallery_core.denoiser import Condition, Conditions, Denoiser
+from domaingallery_core.generators import generator
+from domaingallery_core.guidance import enhance
+from domaingallery_core.methods import METHODS, noised_batch
+from domaingallery_core.methods.domaingallery import denoised_pair
+from domaingallery_core.process import Process, broadcast
+
+KINDS = {"epsilon": "epsilon", "v_prediction": "v"}
+
+#: What each form may differ by, and where it differs more by nature.
+TOLERANCES: dict[str, Callable[[str], float]] = {"core": lambda _kind: 1e-8}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Hold a folder of reference vectors."""
+
+    name: str
+    config: dict[str, Any]
+    unet: dict[str, Tensor]
+    lora: dict[str, Tensor]
+    inputs: dict[str, Tensor]
+    expected: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, folder: Path) -> Reference:
+        """Read a folder."""
+        parts = {
+            name: load_file(folder / f"{name}.safetensors") for name in ("unet", "lora", "inputs", "expected")
+        }
+        return cls(name=folder.name, config=json.loads((folder / "config.json").read_text()), **parts)
+
+    def process(self) -> Process:
+        """Return the noise schedule."""
+        schedule = self.config["scheduler"]
+        if schedule["beta_schedule"] != "scaled_linear":
+            raise SystemExit(
+                f"Expected the beta schedule 'scaled_linear', got {schedule['beta_schedule']!r}."
+            )
+        return Process.scaled_linear(
+            KINDS[self.config["prediction"]],
+            beta_start=schedule["beta_start"],
+            beta_end=schedule["beta_end"],
+            timesteps=schedule["num_train_timesteps"],
+        )
+
+    def plan(self, method: str) -> TrainingPlan:
+        """Return the plan that the numbers were computed with."""
+        return TrainingPlan(
+            method=method,  # type: ignore[arg-type]
+            steps=1,
+            learning_rate=1e-4,
+            weights=LossWeights.from_dict(self.config["weights"]),
+            denoise_steps=self.config["denoise_steps"],
+            denoise_guidance=self.config["denoise_guidance"],
+            rank=self.config["lora"]["rank"],
+            alpha=float(self.config["lora"]["alpha"]),
+        )
+
+    def groups(self, *keys: str) -> dict[str, dict[str, Tensor]]:
+        """Return the expected values below each "<key>/<group>/"."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, value in self.expected.items():
+            parts = name.split("/", len(keys) + 1)
+            if parts[: len(keys)] == list(keys) and len(parts) == len(keys) + 2:
+                found.setdefault(parts[len(keys)], {})[parts[-1]] = value
+        return found
+
+
+Found = Iterator[tuple[str, Tensor, Tensor]]
+
+
+def training(reference: Reference, denoiser: Denoiser, adapter: Adapter, dtype: torch.dtype) -> Found:
+    """Yield (name, found, expected) for the losses, gradients and denoised latents of both stages."""
+    inputs = {name: tensor.to(dtype) for name, tensor in reference.inputs.items()}
+    conditions = Conditions(
+        target=Condition({"context": inputs["context_target"]}),
+        source=Condition({"context": inputs["context_source"]}),
+        empty=Condition({"context": inputs["context_uncond"]}),
+    )
+    images = {part: (inputs[f"latents_{part}"], inputs[f"noise_{part}"]) for part in ("target", "source")}
+    parameters = adapter.named_parameters()
+
+    def gradients(loss: Tensor, prefix: str) -> dict[str, Tensor]:
+        found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+        zeros = (torch.zeros_like(p) for p in parameters.values())
+        return {
+            f"{prefix}grad/{n}": z if g is None else g
+            for n, g, z in zip(parameters, found, zeros, strict=True)
+        }
+
+    for stage, method in (("erasure", "erasure"), ("finetuning", "domaingallery")):
+        plan = reference.plan(method)
+        for group, expected in reference.groups(stage).items():
+            noised = noised_batch(denoiser.process, int(group.removeprefix("t")), **images)
+            terms = METHODS[method](denoiser, adapter, noised, conditions, plan)
+            total = objectives.total(terms, plan.weights)
+            found = {**terms, "total": total, **gradients(total, "")}
+            if "similarity" in terms:
+                found |= gradients(terms["similarity"], "similarity_only/")
+                pair = denoised_pair(denoiser, noised.source, noised.timestep, conditions, plan)
+                found["denoised_source_to_target"], found["denoised_source"] = pair
+            for name, value in expected.items():
+                yield f"{stage}/{group}/{name}", found[name].detach(), value
+
+
+@torch.no_grad()
+def sampling(
+    reference: Reference, denoiser: Denoiser, dtype: torch.dtype, guidance_scale: float = 7.5
+) -> Found:
+    """Yield (name, found, expected) for DDIM chains with enhancement."""
+    inputs = {name: tensor.to(dtype) for name, tensor in reference.inputs.items()}
+    process = denoiser.process
+    for mode, base in (("V-uncond", "identifier"), ("VN-N", "source")):
+        contexts = [inputs[f"context_{name}"] for name in ("uncond", base, "target")]
+        for group, expected in reference.groups("sampling", mode).items():
+            timesteps = reference.expected["sampling/timesteps"].tolist()
+            rows = len(inputs["x_T"])
+            condition = Condition.cat([Condition({"context": c}).expand(rows) for c in contexts])
+            x = (
+                inputs["x_T"]
+                * broadcast(1 + process.sigma(timesteps[0], inputs["x_T"]) ** 2, inputs["x_T"]).sqrt()
+            )
+            for now, then in zip(timesteps, [*timesteps[1:], 0], strict=True):
+                sigma = process.sigma(now, x)
+                uncond, shift, target = denoiser(x.repeat(3, 1, 1, 1), sigma.repeat(3), condition).chunk(3)
+                x0 = enhance(
+                    uncond,
+                    target,
+                    shift,
+                    guidance_scale=guidance_scale,
+                    enhancement=float(group.removeprefix("lambda")),
+                    mode=mode,
+                )
+                if now == timesteps[0]:
+                    first = process.prediction(x, x0, sigma)
+                x = process.ddim_noised(*process.ddim_prediction(x, x0, now), then)
+            found = {
+                "first_noise_pred": first,
+                "final_latent": x / broadcast(1 + process.sigma(0, x) ** 2, x).sqrt(),
+            }
+            for name, value in expected.items():
+                yield f"sampling/{mode}/{group}/{name}", found[name], value
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the L2 norm of the difference over the norm of what is expected; 0 for equal zeros."""
+    difference = float((found.double() - expected.double()).norm())
+    norm = float(expected.double().norm())
+    return difference / norm if norm else (0.0 if difference == 0 else float("inf"))
+
+
+def kind_of(name: str) -> str:
+    """Return what a quantity is a case of, for the summary."""
+    stage, *_, last = name.split("/")
+    if "/grad/" in name:
+        return f"{stage} gradient" + (" of similarity" if "similarity_only" in name else "")
+    return f"{stage} {last}"
+
+
+def core_form(reference: Reference, host: Path) -> Found:
+    """Yield (name, found, expected) with the host's UNet in float64 behind the core's denoiser."""
+    dtype = torch.float64
+    unet = host_unet(host, reference.config["unet_config"], reference.unet, dtype)
+    denoiser = UNetDenoiser(unet, reference.process())
+    plan = reference.plan("erasure")
+    config = AdapterConfig(rank=plan.rank, alpha=plan.alpha)
+    with Adapter.inject(unet, config, generator(0, "adapter"), dtype=dtype) as adapter:
+        adapter.load(reference.lora)
+        yield from training(reference, denoiser, adapter, dtype)
+        yield from sampling(reference, denoiser, dtype)
+
+
+FORMS: dict[str, Callable[[Reference, Path], Found]] = {"core": core_form}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the errors of every folder and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--host", help="folder of ComfyUI; else COMFYUI_PATH")
+    parser.add_argument("--form", choices=[*FORMS, "all"], default="all")
+    options = parser.parse_args(arguments)
+    host = find_host(options.host)
+    torch.set_num_threads(1)  # the tensors are small
+
+    worst: dict[tuple[str, str], float] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for folder in options.folders:
+        reference = Reference.read(folder)
+        for form in FORMS if options.form == "all" else [options.form]:
+            for name, found, expected in FORMS[form](reference, host):
+                error = relative_error(found, expected)
+                print(f"{form}  {reference.name}  {name}  {error:.2e}")
+                key = form, kind_of(name)
+                # An error that is not a number counts as infinite.
+                worst[key] = max(worst.get(key, 0.0), error if error == error else float("inf"))
+                counts[key] = counts.get(key, 0) + 1
+
+    print(f"\n{'form':5} {'kind':36} {'number':>6} {'worst':>9} {'allowed':>8}")
+    failed = not worst
+    for (form, kind), error in sorted(worst.items()):
+        allowed = TOLERANCES[form](kind)
+        failed |= error > allowed
+        verdict = "" if error <= allowed else "  too large"
+        print(f"{form:5} {kind:36} {counts[form, kind]:6} {error:9.2e} {allowed:8.0e}{verdict}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The DomainGallery method, independent of any host."""

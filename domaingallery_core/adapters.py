@@ -1,0 +1,258 @@
+"""peft adapters on a model that belongs to someone else: inject, switch off, read out, remove."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from .config import AdapterConfig
+from .errors import AdapterError
+
+_NAME = "domaingallery"
+_ATTENTION = r"attn[12]\.to_(?:q|k|v|out\.0)"
+_FEEDFORWARD = r"ff\.net\.(?:0\.proj|2)"
+TARGETS: dict[str, str] = {
+    "attention": rf"(?:.*\.)?{_ATTENTION}",
+    "attention+feedforward": rf"(?:.*\.)?(?:{_ATTENTION}|{_FEEDFORWARD})",
+    "linear": r".*",
+}
+
+
+def target_modules(module: nn.Module, targets: str) -> dict[str, nn.Linear]:
+    """Return the Linear layers that `targets` (a name in TARGETS or a regular expression) selects.
+
+    Raises:
+        AdapterError: the expression is broken or selects nothing.
+    """
+    try:
+        pattern = re.compile(TARGETS.get(targets, targets))
+    except re.error as error:
+        raise AdapterError(
+            f"Expected targets to be one of {', '.join(TARGETS)} or a regular expression, got {targets!r} "
+            f"({error})."
+        ) from error
+    found = {
+        name: child
+        for name, child in module.named_modules()
+        if name and isinstance(child, nn.Linear) and pattern.fullmatch(name)
+    }
+    if not found:
+        raise AdapterError(
+            f"Expected targets to select linear layers of {type(module).__name__}, got none for {targets!r}. "
+            f"Use one of {', '.join(TARGETS)} or a regular expression over module names."
+        )
+    return found
+
+
+class Adapter:
+    """Hold a LoRA that peft put into a module; a context manager that removes it at the end.
+
+    The base weights are neither copied nor changed. `remove` puts the very same modules back.
+    """
+
+    def __init__(self, module: nn.Module, config: AdapterConfig) -> None:
+        self.module = module
+        self.config = config
+        self._originals: list[tuple[nn.Module, str, nn.Module]] = []
+        self._requires_grad: list[tuple[nn.Parameter, bool]] = []
+        self._attributes: set[str] = set()
+        self._layers: dict[str, Any] = {}
+        self._off = 0
+
+    @classmethod
+    def inject(
+        cls,
+        module: nn.Module,
+        config: AdapterConfig,
+        generator: torch.Generator,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Put a LoRA into a module: A ~ N(0, 1/rank) from a CPU generator, B = 0 (paper App. A).
+
+        Args:
+            dtype: that of the adapter's weights; other than float32 only for checks in float64.
+
+        Raises:
+            AdapterError: no layer matches, one is smaller than the rank, or an adapter is in place already.
+        """
+        if any(hasattr(child, "base_layer") for child in module.modules()):
+            raise AdapterError(
+                f"Expected {type(module).__name__} without an adapter, got one that has one already. "
+                "Wait for the other training to end."
+            )
+        targets = target_modules(module, config.targets)
+        for name, layer in targets.items():
+            if config.rank > (most := min(layer.in_features, layer.out_features)):
+                raise AdapterError(
+                    f"Expected a rank of at most {most} for the layer {name!r}, got {config.rank!r}. "
+                    f"Lower the rank or leave the layer out of the targets."
+                )
+        adapter = cls(module, config)
+        try:
+            with torch.inference_mode(False):
+                adapter._inject(targets, generator, dtype)
+        except BaseException:
+            adapter.remove()
+            raise
+        return adapter
+
+    def _inject(
+        self, targets: Mapping[str, nn.Linear], generator: torch.Generator, dtype: torch.dtype
+    ) -> None:
+        # peft takes seconds to import, so only a training pays for it.
+        from peft import LoraConfig, inject_adapter_in_model
+
+        self._attributes = set(self.module.__dict__)
+        self._requires_grad = [(p, p.requires_grad) for p in self.module.parameters()]
+        for name, child in targets.items():
+            parent, _, leaf = name.rpartition(".")
+            self._originals.append((self.module.get_submodule(parent), leaf, child))
+        peft_config = LoraConfig(
+            r=self.config.rank,
+            lora_alpha=self.config.alpha,  # type: ignore[arg-type]
+            lora_dropout=self.config.dropout,
+            target_modules="|".join(map(re.escape, targets)),
+        )
+        # On the meta device peft draws nothing from the global generator; the weights are made here.
+        inject_adapter_in_model(peft_config, self.module, adapter_name=_NAME, low_cpu_mem_usage=True)
+        for name, base in targets.items():
+            layer: Any = self.module.get_submodule(name)
+            a = torch.randn(self.config.rank, base.in_features, generator=generator) / self.config.rank
+            b = torch.zeros(base.out_features, self.config.rank)
+            for part, value in ((layer.lora_A[_NAME], a), (layer.lora_B[_NAME], b)):
+                part.weight = nn.Parameter(value.to(device=base.weight.device, dtype=dtype))
+            layer.lora_dropout[_NAME].train()
+            self._layers[name] = layer
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Return a context in which the model is the frozen base; may be nested."""
+        self._switch(self._off + 1)
+        try:
+            yield
+        finally:
+            self._switch(self._off - 1)
+
+    def _switch(self, off: int) -> None:
+        was, self._off = self._off, off
+        if bool(was) != bool(off):
+            for layer in self._layers.values():
+                layer.enable_adapters(not off)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the trained weights under "<module>.lora_A.weight" and "<module>.lora_B.weight"."""
+        return {
+            f"{name}.{part}.weight": getattr(layer, part)[_NAME].weight
+            for name, layer in self._layers.items()
+            for part in ("lora_A", "lora_B")
+        }
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the trained weights, in a fixed order."""
+        return list(self.named_parameters().values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return float32 copies on the CPU of the trained weights, and "<module>.alpha"."""
+        with torch.inference_mode(False):
+            state = {
+                name: p.detach().to(device="cpu", dtype=torch.float32, copy=True)
+                for name, p in self.named_parameters().items()
+            }
+            state |= {f"{name}.alpha": torch.tensor(float(self.config.alpha)) for name in self._layers}
+        return state
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a LoRA of the same shape. A file without alphas has the scale 1.
+
+        Raises:
+            AdapterError: names, shapes or scales do not match; the adapter is unchanged.
+        """
+        parameters = self.named_parameters()
+        given = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
+        problems = [f"{name} is missing" for name in parameters if name not in given]
+        problems += [f"{name} is not part of the model" for name in given if name not in parameters]
+        for name, parameter in parameters.items():
+            if name in given and given[name].shape != parameter.shape:
+                problems.append(f"{name} is {tuple(given[name].shape)} and not {tuple(parameter.shape)}")
+        for name in self._layers:
+            alpha = float(state.get(f"{name}.alpha", self.config.rank))
+            if abs(alpha - self.config.alpha) > 1e-6 * self.config.alpha:
+                problems.append(f"{name}.alpha is {alpha:g} and not {self.config.alpha:g}")
+        if not problems and (
+            broken := [name for name, t in given.items() if not bool(torch.isfinite(t).all())]
+        ):
+            problems = [f"{name} holds values that are not finite" for name in broken]
+        if problems:
+            more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise AdapterError(
+                f"Expected a LoRA for {len(self._layers)} layers of this model with rank {self.config.rank} "
+                f"and alpha {self.config.alpha:g}, got one that differs: {'; '.join(problems[:3])}{more}. "
+                "Use a LoRA made for this model, with the same training options."
+            )
+        with torch.inference_mode(False), torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(given[name])
+
+    def remove(self) -> None:
+        """Put the original modules back and forget the adapter; a second call does nothing."""
+        for parent, leaf, original in self._originals:
+            parent._modules[leaf] = original
+        for parameter, required in self._requires_grad:
+            if parameter.requires_grad != required:
+                with torch.inference_mode(parameter.is_inference()):
+                    parameter.requires_grad = required
+        for name in set(self.module.__dict__) - self._attributes if self._attributes else ():
+            del self.module.__dict__[name]
+        self._originals, self._requires_grad, self._attributes = [], [], set()
+        self._layers = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """Return an ordinary tensor on the storage of an inference tensor."""
+    raw = tensor.detach()
+    if raw.element_size() == 1 and raw.is_floating_point():  # dlpack has no word for some 8-bit formats
+        return torch.from_dlpack(raw.view(torch.uint8)).view(raw.dtype)
+    return torch.from_dlpack(raw)
+
+
+@contextmanager
+def ordinary_weights(module: nn.Module) -> Iterator[None]:
+    """Let autograd through weights that a loader made in inference mode, without copying them.
+
+    Inside, each such parameter and buffer is an ordinary tensor on the same storage; the originals come back.
+    """
+    swapped: list[tuple[dict[str, Any], str, Tensor]] = []
+    views: dict[int, Any] = {}  # weights that are tied stay tied
+    try:
+        with torch.inference_mode(False):
+            for child in module.modules():
+                stores: tuple[dict[str, Any], ...] = (child._parameters, child._buffers)
+                for tensors in stores:
+                    for name, tensor in tensors.items():
+                        if tensor is None or not tensor.is_inference():
+                            continue
+                        view = views.get(id(tensor))
+                        if view is None:
+                            view = _ordinary(tensor)
+                            if isinstance(tensor, nn.Parameter):
+                                view = nn.Parameter(view, requires_grad=False)
+                            views[id(tensor)] = view
+                        # Noted before the swap, so that an interrupt between the two undoes it.
+                        swapped.append((tensors, name, tensor))
+                        tensors[name] = view
+        yield
+    finally:
+        for tensors, name, tensor in swapped:
+            tensors[name] = tensor

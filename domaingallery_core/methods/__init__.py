@@ -1,0 +1,22 @@
+"""One file a system: a function from a noised batch to named losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..config import TrainingPlan
+from ..denoiser import Conditions, Denoiser, Switch
+from . import domaingallery, dreambooth, erasure
+from .noising import NoisedBatch, NoisedImages, draw, noised_batch
+
+Losses = Callable[[Denoiser, Switch, NoisedBatch, Conditions, TrainingPlan], dict[str, Tensor]]
+
+METHODS: dict[str, Losses] = {
+    "erasure": erasure.losses,
+    "domaingallery": domaingallery.losses,
+    "dreambooth": dreambooth.losses,
+}
+
+__all__ = ["METHODS", "Losses", "NoisedBatch", "NoisedImages", "draw", "noised_batch"]

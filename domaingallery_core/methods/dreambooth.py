@@ -1,0 +1,25 @@
+"""DreamBooth with a LoRA (METHOD 6.2): the target and prior terms alone, under the same shared timestep."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import objectives
+from ..config import TrainingPlan
+from ..denoiser import Conditions, Denoiser, Switch
+from .evaluation import denoise_parts, needed, predict
+from .noising import NoisedBatch
+
+
+def losses(
+    denoiser: Denoiser, adapter: Switch, noised: NoisedBatch, conditions: Conditions, plan: TrainingPlan
+) -> dict[str, Tensor]:
+    """Return the unweighted terms "target" and "prior" (Eq. 1) that have a weight."""
+    target = needed(noised.target, "target images")
+    images = {"target": target}
+    parts = [(target, conditions.target)]
+    if plan.uses("prior"):
+        images["prior"] = needed(noised.source, "source images")
+        parts.append((images["prior"], needed(conditions.source, "the source prompt")))
+    found = zip(images.items(), denoise_parts(denoiser, parts), strict=True)
+    return {name: objectives.reconstruction(predict(denoiser, i, x0), i.wanted) for (name, i), x0 in found}

@@ -1,0 +1,35 @@
+"""Evaluate rows that need the same weights and the same gradient mode in one batch."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Condition, Denoiser
+from ..errors import InputError
+from .noising import NoisedImages
+
+T = TypeVar("T")
+Part = tuple[NoisedImages, Condition]
+
+
+def denoise_parts(denoiser: Denoiser, parts: list[Part]) -> list[Tensor]:
+    """Return x0 (B C H W) for each part, from one evaluation."""
+    x = torch.cat([images.x for images, _ in parts])
+    sigma = torch.cat([images.sigma for images, _ in parts])
+    condition = Condition.cat([condition.expand(len(images)) for images, condition in parts])
+    return list(denoiser(x, sigma, condition).split([len(images) for images, _ in parts]))
+
+
+def predict(denoiser: Denoiser, images: NoisedImages, x0: Tensor) -> Tensor:
+    """Return the family's prediction (B C H W) for images from their x0."""
+    return denoiser.process.prediction(images.x, x0, images.sigma)
+
+
+def needed(value: T | None, name: str) -> T:
+    """Return value, or raise InputError that names what the training lacks."""
+    if value is None:
+        raise InputError(f"Expected {name} for this training, got none. Connect it.")
+    return value

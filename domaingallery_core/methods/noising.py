@@ -1,0 +1,74 @@
+"""Noise a batch: one timestep for all of it, independent noise for each image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..datasets import Batch
+from ..process import Process
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoisedImages:
+    """Hold noisy latents x (B C H W) at sigma (B) and what the family regresses on for them (B C H W)."""
+
+    x: Tensor
+    sigma: Tensor
+    wanted: Tensor
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoisedBatch:
+    """Hold the noisy images of one step, all at one discrete timestep."""
+
+    timestep: int
+    target: NoisedImages | None = None
+    source: NoisedImages | None = None
+
+
+def noised_images(process: Process, timestep: int, latents: Tensor, noise: Tensor) -> NoisedImages:
+    """Noise latents (B C H W) to a discrete timestep."""
+    sigma = process.sigma(timestep, latents)
+    return NoisedImages(process.noised(latents, noise, sigma), sigma, process.target(latents, noise, sigma))
+
+
+def noised_batch(
+    process: Process,
+    timestep: int,
+    *,
+    target: tuple[Tensor, Tensor] | None = None,
+    source: tuple[Tensor, Tensor] | None = None,
+) -> NoisedBatch:
+    """Noise pairs of (latents, noise) to one discrete timestep."""
+    return NoisedBatch(
+        timestep,
+        target=None if target is None else noised_images(process, timestep, *target),
+        source=None if source is None else noised_images(process, timestep, *source),
+    )
+
+
+def draw(
+    batch: Batch, process: Process, generator: torch.Generator, offset_noise: float = 0.0
+) -> NoisedBatch:
+    """Draw one timestep and independent noise from a CPU generator, and noise a batch (METHOD 1.0).
+
+    Args:
+        offset_noise: strength of noise that is constant over a channel; it is part of what is regressed on.
+    """
+    timestep = int(torch.randint(len(process), (), generator=generator))
+
+    def pair(latents: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        if latents is None:
+            return None
+        noise = torch.randn(latents.shape, generator=generator)
+        if offset_noise:
+            noise = noise + offset_noise * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
+        return latents, noise.to(latents)
+
+    return noised_batch(process, timestep, target=pair(batch.target), source=pair(batch.source))

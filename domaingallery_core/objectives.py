@@ -1,0 +1,37 @@
+"""The mean-squared terms of the method and their weighted sum (Eq. 1, 2, 3, 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .config import LossWeights
+
+
+def mean_squared_error(prediction: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean over all elements, in at least float32."""
+    dtype = torch.promote_types(torch.promote_types(prediction.dtype, wanted.dtype), torch.float32)
+    return torch.nn.functional.mse_loss(prediction.to(dtype), wanted.to(dtype))
+
+
+def reconstruction(prediction: Tensor, wanted: Tensor) -> Tensor:
+    """Return Eq. 1, the terms "target" and "prior": regress on what the family predicts (B C H W)."""
+    return mean_squared_error(prediction, wanted)
+
+
+def erasure(source_to_target: Tensor, source: Tensor) -> Tensor:
+    """Return Eq. 2: "a [V] [N]" predicts what "a [N]" predicts, both with the adapter on (B C H W)."""
+    return mean_squared_error(source_to_target, source.detach())
+
+
+def disentanglement(source: Tensor, source_base: Tensor) -> Tensor:
+    """Return Eq. 3: "a [N]" predicts what the frozen base predicts (B C H W)."""
+    return mean_squared_error(source, source_base.detach())
+
+
+def total(losses: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
+    """Return Eq. 5, the weighted sum of unweighted named terms; "target" has the weight 1."""
+    terms = [loss if name == "target" else getattr(weights, name) * loss for name, loss in losses.items()]
+    return torch.stack(terms).sum()

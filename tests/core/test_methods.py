@@ -1,0 +1,195 @@
+"""The losses of each method, against their definition written out evaluation by evaluation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys import ToyDenoiser, conditions, latents, network, random
+
+from domaingallery_core.adapters import Adapter
+from domaingallery_core.config import AdapterConfig, LossWeights, TrainingPlan
+from domaingallery_core.datasets import Batch
+from domaingallery_core.denoiser import Condition
+from domaingallery_core.errors import InputError
+from domaingallery_core.generators import generator
+from domaingallery_core.methods import METHODS, draw, noised_batch
+from domaingallery_core.objectives import total
+from domaingallery_core.similarity import clean_features, recurrent_denoise, similarity_consistency
+
+
+def plan(method, **changes):
+    return TrainingPlan(method=method, steps=1, learning_rate=1e-3, **changes)
+
+
+@pytest.fixture(params=["epsilon", "v"])
+def denoiser(request):
+    return ToyDenoiser(network(), request.param)
+
+
+@pytest.fixture
+def adapter(denoiser):
+    with Adapter.inject(denoiser.network, AdapterConfig(), generator(0, "adapter")) as adapter:
+        state = adapter.state_dict()
+        adapter.load(
+            {k: v if k.endswith("alpha") else 0.3 * random(*v.shape, seed=6) for k, v in state.items()}
+        )
+        yield adapter
+
+
+def noised(denoiser, timestep=600, rows=4):
+    return noised_batch(
+        denoiser.process,
+        timestep,
+        target=(latents(rows, 1), latents(rows, 2)),
+        source=(latents(rows, 3), latents(rows, 4)),
+    )
+
+
+def prediction(denoiser, images, condition):
+    x0 = denoiser(images.x, images.sigma, condition.expand(len(images)))
+    return denoiser.process.prediction(images.x, x0, images.sigma)
+
+
+def mse(a, b):
+    return ((a - b) ** 2).mean()
+
+
+def expected_terms(denoiser, adapter, batch, prompts, method, guidance):
+    source = prediction(denoiser, batch.source, prompts.source)
+    with torch.no_grad(), adapter.off():
+        base = prediction(denoiser, batch.source, prompts.source)
+    terms = {"prior": mse(source, batch.source.wanted), "disentanglement": mse(source, base)}
+    if method == "erasure":
+        terms["erasure"] = mse(prediction(denoiser, batch.source, prompts.target), source.detach())
+        return terms
+    terms["target"] = mse(prediction(denoiser, batch.target, prompts.target), batch.target.wanted)
+    if method == "domaingallery":
+        options = {"steps": 5, "guidance": guidance, "empty": prompts.empty}
+        moving = recurrent_denoise(denoiser, batch.source.x, batch.timestep, prompts.target, **options)
+        features = clean_features(denoiser, moving, prompts.target)
+        with torch.no_grad():
+            fixed = recurrent_denoise(denoiser, batch.source.x, batch.timestep, prompts.source, **options)
+            reference = clean_features(denoiser, fixed, prompts.source)
+        terms["similarity"] = similarity_consistency(features, reference)
+    return terms
+
+
+@pytest.mark.parametrize(
+    ("method", "guidance", "timestep"),
+    [
+        ("erasure", 1.0, 600),
+        ("domaingallery", 1.0, 600),
+        ("domaingallery", 3.0, 600),
+        ("domaingallery", 3.0, 2),
+    ],
+)
+def test_shared_evaluations_give_the_terms_and_gradients_of_the_definition(
+    denoiser, adapter, method, guidance, timestep
+):
+    batch, prompts = noised(denoiser, timestep), conditions()
+    settings = plan(method, denoise_guidance=guidance)
+
+    found = METHODS[method](denoiser, adapter, batch, prompts, settings)
+    expected = expected_terms(denoiser, adapter, batch, prompts, method, guidance)
+
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-9, check_dtype=False)
+        a, b = (
+            torch.autograd.grad(t[name], adapter.parameters(), retain_graph=True) for t in (found, expected)
+        )
+        for one, other in zip(a, b, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-6)
+
+
+def test_the_total_weighs_every_term_but_the_target():
+    terms = {
+        name: torch.tensor(1.0) for name in ("target", "prior", "disentanglement", "erasure", "similarity")
+    }
+    weights = LossWeights(prior=2, disentanglement=3, erasure=4, similarity=5)
+
+    assert float(total(terms, weights)) == 15
+
+
+@pytest.mark.parametrize(
+    ("method", "rows"),
+    [
+        # one evaluation with gradient and one of the base
+        ("erasure", [8, 4]),
+        # target, source and source to target; base; four more steps with and four without gradient
+        ("domaingallery", [12, 4] + 8 * [4]),
+        ("dreambooth", [8]),
+    ],
+)
+def test_no_row_is_evaluated_twice(denoiser, adapter, method, rows):
+    denoiser.rows.clear()
+
+    METHODS[method](denoiser, adapter, noised(denoiser), conditions(), plan(method))
+
+    assert denoiser.rows == rows
+
+
+def test_a_weight_of_zero_costs_nothing(denoiser, adapter):
+    for weights, rows in (
+        (LossWeights(similarity=0), [8, 4]),
+        (LossWeights(similarity=0, disentanglement=0), [8]),
+        (LossWeights(similarity=0, disentanglement=0, prior=0), [4]),
+    ):
+        denoiser.rows.clear()
+
+        METHODS["domaingallery"](
+            denoiser, adapter, noised(denoiser), conditions(), plan("domaingallery", weights=weights)
+        )
+
+        assert denoiser.rows == rows
+
+
+def test_target_alone_is_dreambooth_without_prior(denoiser, adapter):
+    weights = LossWeights(prior=0, disentanglement=0, erasure=0, similarity=0)
+    batch, prompts = noised(denoiser), conditions()
+
+    first, second = (
+        METHODS[name](denoiser, adapter, batch, prompts, plan(name, weights=weights))
+        for name in ("domaingallery", "dreambooth")
+    )
+
+    assert first.keys() == second.keys() == {"target"}
+    assert torch.equal(first["target"], second["target"])
+
+
+def test_a_draw_shares_the_timestep_and_not_the_noise(denoiser):
+    zeros = torch.zeros(4, 2, 4, 4)
+
+    batch = draw(Batch(target=zeros, source=zeros), denoiser.process, generator(0, "noise"))
+
+    assert len(set(torch.cat([batch.target.sigma, batch.source.sigma]).tolist())) == 1
+    rows = torch.cat([batch.target.x, batch.source.x]).flatten(1)
+    assert len({tuple(row.tolist()) for row in rows}) == 8
+
+
+def test_offset_noise_is_part_of_what_is_regressed_on():
+    process = ToyDenoiser(network()).process
+    batch = Batch(target=torch.zeros(64, 2, 8, 8), source=None)
+
+    found = draw(batch, process, generator(0, "noise"), offset_noise=10.0).target
+
+    torch.testing.assert_close(found.x, found.sigma[:, None, None, None] * found.wanted)
+    assert float(found.wanted.mean((2, 3)).std()) == pytest.approx(10, rel=0.2)
+
+
+def test_draws_repeat_with_the_seed():
+    process = ToyDenoiser(network()).process
+    batch = Batch(target=latents(3, 1), source=latents(3, 2))
+
+    first, second = (draw(batch, process, generator(1, "noise"), 0.1) for _ in range(2))
+
+    assert first.timestep == second.timestep
+    assert torch.equal(first.source.x, second.source.x)
+
+
+def test_prompts_of_different_length_are_refused(denoiser, adapter):
+    prompts = conditions()
+    longer = type(prompts)(target=Condition({"context": random(1, 6, 8, seed=1)}), source=prompts.source)
+
+    with pytest.raises(InputError, match="encoded alike"):
+        METHODS["erasure"](denoiser, adapter, noised(denoiser), longer, plan("erasure"))

@@ -1,0 +1,94 @@
+"""Small models for tests of the core, with the layer names of the host's UNets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from domaingallery_core.denoiser import Condition, Conditions
+from domaingallery_core.process import Process, broadcast
+
+CHANNELS, SIZE, WIDTH = 2, 4, 8
+
+
+class Attention(nn.Module):
+    """Attend with the names to_q, to_k, to_v and to_out.0."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.to_k = nn.Linear(context, WIDTH, bias=False)
+        self.to_v = nn.Linear(context, WIDTH, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(WIDTH, WIDTH))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        out = nn.functional.scaled_dot_product_attention(self.to_q(x), self.to_k(context), self.to_v(context))
+        return self.to_out(out)
+
+
+class Network(nn.Module):
+    """Predict noise from pixels (B C H W), a noise level (B) and a context (B L D)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(CHANNELS, WIDTH)
+        self.attn1 = Attention(WIDTH)
+        self.attn2 = Attention(WIDTH)
+        self.proj_out = nn.Linear(WIDTH, CHANNELS)
+        self.register_buffer("shift", torch.full((1,), 0.1))
+
+    def down(self, x: Tensor, level: Tensor, context: Tensor) -> list[Tensor]:
+        h = self.proj_in(x.flatten(2).mT) + level[:, None, None] + self.shift  # B C H W -> B (H W) D
+        first = h
+        h = h + self.attn1(h, h)
+        h = h + self.attn2(h, context)
+        return [first, h]
+
+    def forward(self, x: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        h = self.down(x, level, context)[-1]
+        return self.proj_out(h).mT.reshape(x.shape)
+
+
+class ToyDenoiser:
+    """Put a Network behind the core's protocol and count what is asked of it."""
+
+    def __init__(self, network: Network, kind: str = "epsilon") -> None:
+        self.network = network
+        self.process = Process.scaled_linear(kind)  # type: ignore[arg-type]
+        self.rows: list[int] = []
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self.rows.append(x.shape[0])
+        s = broadcast(sigma, x)
+        out = self.network(x / (1 + s**2).sqrt(), sigma.log() / 4, condition.tensors["context"])
+        if self.process.kind == "v":
+            return x / (1 + s**2) - out * s / (1 + s**2).sqrt()
+        return x - out * s
+
+    def features(self, x: Tensor, sigma: Tensor, condition: Condition) -> list[Tensor]:
+        s = broadcast(sigma, x)
+        found = self.network.down(x / (1 + s**2).sqrt(), sigma.log() / 4, condition.tensors["context"])
+        return [f.mT.reshape(f.shape[0], WIDTH, SIZE, SIZE) for f in found]
+
+
+def network(seed: int = 0) -> Network:
+    """Return a frozen random network, the same for the same seed, without touching the global generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Network().eval().requires_grad_(False)
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    """Return normal noise from a seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def conditions() -> Conditions:
+    """Return three random prompts of length 3."""
+    target, source, empty = (Condition({"context": random(1, 3, WIDTH, seed=seed)}) for seed in (11, 12, 13))
+    return Conditions(target=target, source=source, empty=empty)
+
+
+def latents(count: int, seed: int) -> Tensor:
+    """Return random latents N C H W."""
+    return random(count, CHANNELS, SIZE, SIZE, seed=seed)
