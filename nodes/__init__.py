@@ -1,0 +1,45 @@
+"""The nodes, in the order in which the menu shows them."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import ComfyExtension, io
+
+from .datasets import DomainGalleryDataset, DomainGallerySourceImages
+from .demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
+from .prompts import DomainGalleryPrompts
+from .sampling import DomainGalleryGuider, DomainGalleryKSampler
+from .saving import DomainGallerySaveLora
+from .training import DomainGalleryErase, DomainGalleryOptions, DomainGalleryTrain
+
+DEMO_LORAS = Path(__file__).parents[1] / "domaingallery_core" / "sketchbook" / "loras"
+
+NODES: list[type[io.ComfyNode]] = [
+    DomainGalleryPrompts,
+    DomainGallerySourceImages,
+    DomainGalleryDataset,
+    DomainGalleryErase,
+    DomainGalleryTrain,
+    DomainGalleryOptions,
+    DomainGallerySaveLora,
+    DomainGalleryGuider,
+    DomainGalleryKSampler,
+    DomainGalleryLoadDemo,
+    DomainGalleryDemoImages,
+]
+
+
+class DomainGalleryExtension(ComfyExtension):
+    """Register the pack's nodes with the host."""
+
+    async def on_load(self) -> None:
+        """Let the host's loaders list the LoRAs of the demo, which the workflows load."""
+        folder_paths.add_model_folder_path("loras", str(DEMO_LORAS))
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> DomainGalleryExtension:
+    """Return the extension; the host calls this after importing the pack."""
+    return DomainGalleryExtension()

@@ -1,0 +1,89 @@
+"""Domain Prompts: the words of a domain, encoded once."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..domaingallery_core.errors import InputError
+from .sockets import CATEGORY, Conditioning, DomainPrompts, Prompts
+
+
+class DomainGalleryPrompts(io.ComfyNode):
+    """Make the prompts of a domain from its identifier and category."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DomainGalleryPrompts",
+            display_name="Domain Prompts",
+            category=CATEGORY,
+            description="Names a domain with a rare word and its category with a noun, and encodes the "
+            "prompts that training and sampling need.",
+            search_aliases=[
+                "identifier",
+                "trigger word",
+                "instance prompt",
+                "class prompt",
+                "dreambooth prompts",
+            ],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the model that is trained."),
+                io.String.Input(
+                    "identifier",
+                    default="sks",
+                    tooltip="A rare word that will stand for the domain. Short words that the model hardly "
+                    "knows work best; what it does know of the word is erased first.",
+                ),
+                io.String.Input(
+                    "category",
+                    default="face",
+                    tooltip="The noun for what the images show, for example face, dog or house. To draw "
+                    "another category with a trained LoRA, use a second node with that category.",
+                ),
+            ],
+            outputs=[
+                Prompts.Output(display_name="prompts", tooltip="All prompts, for the nodes of this pack."),
+                io.Conditioning.Output(display_name="target", tooltip='"a [identifier] [category]".'),
+                io.Conditioning.Output(
+                    display_name="source", tooltip='"a [category]", what the base model knows.'
+                ),
+                io.Conditioning.Output(display_name="identifier", tooltip="The identifier alone."),
+                io.Conditioning.Output(display_name="empty", tooltip="The empty prompt, a fitting negative."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, identifier: str, category: str) -> io.NodeOutput:
+        identifier, category = checked_words(identifier, category)
+
+        def encode(text: str) -> Conditioning:
+            return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+        prompts = DomainPrompts(
+            identifier=identifier,
+            category=category,
+            target=encode(f"a {identifier} {category}"),
+            source=encode(f"a {category}"),
+            bare=encode(identifier),
+            empty=encode(""),
+        )
+        return io.NodeOutput(prompts, prompts.target, prompts.source, prompts.bare, prompts.empty)
+
+
+def checked_words(identifier: str, category: str) -> tuple[str, str]:
+    """Return both words without spaces around them.
+
+    Raises:
+        InputError: one is empty, or they are the same.
+    """
+    identifier, category = identifier.strip(), category.strip()
+    if not identifier:
+        raise InputError(f"Expected an identifier, got {identifier!r}. Enter a rare word such as sks.")
+    if not category:
+        raise InputError(f"Expected a category, got {category!r}. Enter a noun such as face.")
+    if identifier.casefold() == category.casefold():
+        raise InputError(
+            f"Expected an identifier that differs from the category, got {identifier!r} for both. "
+            "Enter a rare word such as sks as the identifier."
+        )
+    return identifier, category

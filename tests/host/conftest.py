@@ -1,0 +1,48 @@
+"""What the tests of the nodes share: the pack, loaded as the host loads it, in this very process."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from gallery import PACK
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Keep the tests off the other cores; small models are no faster with them."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def comfy(host_path: Path) -> ModuleType:
+    """Return the host's package, set to the CPU."""
+    sys.path.insert(0, str(host_path))  # first, or its `nodes` would be the pack's
+    cli = importlib.import_module("comfy.cli_args")
+    cli.args.cpu = True
+    for name in ("nodes", "comfy.sd", "comfy.samplers", "comfy.model_base"):
+        importlib.import_module(name)
+    return sys.modules["comfy"]
+
+
+@pytest.fixture(scope="session")
+def pack(comfy: ModuleType) -> ModuleType:
+    """Return the pack as a module, loaded by path as the host does it."""
+    name = str(PACK).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, PACK / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def nodes(pack: ModuleType):
+    """Return a function that gives a module of the pack by name, such as "nodes.host"."""
+    return lambda name: sys.modules[f"{pack.__name__}.{name}"]

@@ -1,0 +1,133 @@
+"""Saved LoRAs load in the host by every key, and bad names or full disks leave nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.host.tiny import host_module, same, tiny_model
+
+
+@pytest.fixture
+def output(comfy, tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(host_module("folder_paths"), "output_directory", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def model(comfy):
+    return tiny_model()
+
+
+@pytest.fixture
+def lora(nodes, model):
+    adapters, host, sockets = (
+        nodes("domaingallery_core.adapters"),
+        nodes("nodes.host"),
+        nodes("nodes.sockets"),
+    )
+    config = nodes("domaingallery_core.config").AdapterConfig()
+    generator = torch.Generator().manual_seed(0)
+    with adapters.Adapter.inject(model.model.diffusion_model, config, generator) as adapter:
+        state = adapter.state_dict()
+    for name in state:
+        if name.endswith("lora_B.weight"):
+            state[name].normal_(generator=generator)
+    tensors = nodes("domaingallery_core.lora_files").core_to_comfyui(state)
+    return sockets.TrainedLora(tensors, metadata={"who": "test"}, kohya_names=host.kohya_names(model))
+
+
+def save(nodes, lora, name="sketch", key_format="comfyui"):
+    return nodes("nodes.saving").DomainGallerySaveLora.execute(lora, name, key_format)
+
+
+@pytest.mark.parametrize("key_format", ["comfyui", "kohya"])
+def test_every_key_of_a_file_loads_in_the_host(nodes, model, lora, output, key_format):
+    """Both formats patch the same weights by the same values."""
+    path = save(nodes, lora, key_format=key_format)[0]
+
+    state, metadata = host_module("comfy.utils").load_torch_file(path, return_metadata=True)
+    direct, _ = host_module("comfy.sd").load_lora_for_models(model, None, lora, 1.0, 0)
+    loaded, _ = host_module("comfy.sd").load_lora_for_models(model, None, state, 1.0, 0)
+
+    assert metadata["who"] == "test"
+    assert loaded.patches.keys() == direct.patches.keys()
+    assert len(loaded.patches) == len(state) // 3
+    for key in loaded.patches:
+        weights = [patcher.patch_weight_to_device(key, return_weight=True) for patcher in (loaded, direct)]
+        assert torch.equal(*weights)
+        assert not torch.equal(weights[0], model.model.state_dict()[key])
+
+
+def test_kohya_names_of_a_small_unet_are_those_of_diffusers(nodes, model):
+    names = nodes("nodes.host").kohya_names(model)
+
+    assert (
+        names["input_blocks.1.1.transformer_blocks.0.attn1.to_out.0"]
+        == "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0"
+    )
+    assert len(set(names.values())) == len(names)
+
+
+def test_kohya_names_of_a_pooled_unet_are_the_original_ones(comfy, nodes):
+    names = nodes("nodes.host").kohya_names(tiny_model(pooled=5))
+
+    assert (
+        names["input_blocks.1.1.transformer_blocks.0.attn1.to_out.0"]
+        == "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_out_0"
+    )
+
+
+def test_files_are_numbered_and_named_to_the_user(nodes, lora, output):
+    first, second = save(nodes, lora, "faces/sketch"), save(nodes, lora, "faces/sketch")
+
+    assert Path(first[0]) == output / "loras" / "faces" / "sketch_00001_.safetensors"
+    assert Path(second[0]).name == "sketch_00002_.safetensors"
+    assert first.ui["loras"] == [
+        {"filename": "sketch_00001_.safetensors", "subfolder": "loras/faces", "type": "output"}
+    ]
+    assert first.ui["text"] == ["saved loras/faces/sketch_00001_.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "  ", "..", "../x", "a/../../x", "a\\..\\x", "/etc/x", "C:\\x", "C:x", "\\\\server\\x", "a/"]
+)
+def test_names_that_climb_out_are_refused(nodes, lora, output, name):
+    with pytest.raises(Exception, match="name inside the folder output/loras, got"):
+        save(nodes, lora, name)
+
+    assert not list(output.rglob("*.*"))
+
+
+def test_a_lora_of_the_host_can_be_saved(nodes, lora, output):
+    """A plain LORA_MODEL has no metadata, and is kept as it is."""
+    plain = dict(lora)
+
+    path = save(nodes, plain)[0]
+
+    assert same(host_module("comfy.utils").load_torch_file(path), plain)
+
+
+def test_a_failed_write_leaves_no_file(nodes, lora, output, monkeypatch):
+    files = nodes("domaingallery_core.lora_files")
+
+    def full(tensors, path, metadata=None):
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(Exception, match="No space left on device"):
+        save(nodes, lora)
+
+    assert not list(output.rglob("*.*"))
+
+
+def test_weights_that_are_not_finite_are_not_saved(nodes, lora, output):
+    next(iter(lora.values())).fill_(float("nan"))
+
+    with pytest.raises(Exception, match="finite"):
+        save(nodes, lora)
+
+    assert not list(output.rglob("*.*"))

@@ -1,0 +1,244 @@
+"""Both stages on a host MODEL: what comes out loads in the host, and the MODEL never changes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tests.host.tiny import (
+    host_module,
+    same,
+    tiny_latents,
+    tiny_model,
+    tiny_prompts,
+    weights_of,
+)
+
+STEPS = 2
+
+
+@pytest.fixture
+def model(comfy):
+    return tiny_model()
+
+
+@pytest.fixture
+def dataset(nodes):
+    return nodes("nodes.sockets").LatentDataset(source=tiny_latents(5), target=tiny_latents(3, seed=1))
+
+
+def erase(nodes, model, dataset, **changes):
+    options = {"steps": STEPS, "learning_rate": 1e-3, "seed": 0} | changes
+    with torch.inference_mode():
+        return nodes("nodes.training").DomainGalleryErase.execute(
+            model, tiny_prompts(nodes), dataset, **options
+        )
+
+
+def train(nodes, model, dataset, **changes):
+    options = {"steps": STEPS, "learning_rate": 1e-3, "seed": 0} | changes
+    with torch.inference_mode():
+        return nodes("nodes.training").DomainGalleryTrain.execute(
+            model, tiny_prompts(nodes), dataset, **options
+        )
+
+
+def draw(nodes, model) -> torch.Tensor:
+    """Return a sample of the MODEL by the host's own sampler."""
+    prompts = tiny_prompts(nodes)
+    with torch.inference_mode():
+        latents = torch.zeros(1, 4, 8, 8)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+        return host_module("comfy.sample").sample(
+            model, noise, 2, 3.0, "euler", "normal", prompts.target, prompts.empty, latents,
+            seed=0, disable_pbar=True,
+        )  # fmt: skip
+
+
+def test_both_stages_report_their_terms_and_leave_the_model_alone(nodes, model, dataset):
+    """Weights and samples of the MODEL are the same bytes before and after."""
+    before, sample = weights_of(model), draw(nodes, model)
+
+    erased = erase(nodes, model, dataset)
+    trained = train(nodes, model, dataset, erased=erased[0])
+
+    assert set(erased.ui["losses"][0]) == {"prior", "disentanglement", "erasure", "total"}
+    assert set(trained.ui["losses"][0]) == {"target", "prior", "disentanglement", "similarity", "total"}
+    assert len(trained[1]["loss"]) == STEPS
+    assert same(before, weights_of(model))
+    assert torch.equal(sample, draw(nodes, model))
+    assert not same(erased[0], trained[0])
+
+
+def test_the_same_inputs_give_the_same_lora(nodes, model, dataset):
+    first, again, other = (erase(nodes, model, dataset, seed=seed)[0] for seed in (7, 7, 8))
+
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("when", ["first step", "inside a step"])
+def test_cancelling_leaves_the_model_alone(nodes, model, dataset, monkeypatch, when):
+    """The host's interrupt passes through, between steps and within one, and nothing of the adapter stays."""
+    management = host_module("comfy.model_management")
+    before, modules = weights_of(model), dict(model.model.named_modules())
+    if when == "first step":
+        host = nodes("nodes.host")
+        monkeypatch.setattr(host, "check_interrupt", lambda: management.interrupt_current_processing(True) or
+                            management.throw_exception_if_processing_interrupted())  # fmt: skip
+    else:
+        calls = []
+        block = model.model.diffusion_model.middle_block[0]
+
+        def interrupt(*_):
+            calls.append(1)
+            management.interrupt_current_processing(len(calls) == 3)
+
+        handle = block.register_forward_pre_hook(interrupt)
+
+    with pytest.raises(management.InterruptProcessingException):
+        train(nodes, model, dataset)
+
+    if when == "inside a step":
+        handle.remove()
+    assert not management.processing_interrupted()
+    assert not management.in_training
+    assert same(before, weights_of(model))
+    now = dict(model.model.named_modules())
+    assert now.keys() == modules.keys()
+    assert all(now[name] is module for name, module in modules.items())
+
+
+def test_a_lora_acts_through_the_host_as_it_did_in_training(nodes, model, dataset):
+    """Every key of the LORA_MODEL loads, and x0 under the stock loader is x0 under the adapter."""
+    host, core = nodes("nodes.host"), nodes("domaingallery_core.adapters")
+    lora = train(nodes, model, dataset, learning_rate=0.05)[0]
+    prompts = tiny_prompts(nodes)
+    x, sigma = tiny_latents(2), torch.tensor([0.4, 0.7])
+    with host.training(model):
+        denoiser = host.HostDenoiser(model)
+        [condition] = denoiser.conditions([prompts.target], x.clone())
+        plain = denoiser(x.clone(), sigma, condition)
+        config = nodes("domaingallery_core.config").AdapterConfig()
+        with core.Adapter.inject(model.model.diffusion_model, config, torch.Generator()) as adapter:
+            adapter.load(nodes("domaingallery_core.lora_files").comfyui_to_core(lora))
+            expected = denoiser(x.clone(), sigma, condition).detach()
+
+    with torch.inference_mode():
+        loaded, _ = host_module("comfy.sd").load_lora_for_models(model, None, lora, 1.0, 0)
+    assert len(loaded.patches) == len([name for name in lora if name.endswith("alpha")])
+    with host.training(loaded):
+        denoiser = host.HostDenoiser(loaded)
+        [condition] = denoiser.conditions([prompts.target], x.clone())
+        with torch.no_grad():
+            actual = denoiser(x.clone(), sigma, condition)
+
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(plain, expected, atol=1e-3)
+
+
+def test_metadata_says_what_made_a_lora(nodes, model, dataset):
+    lora = erase(nodes, model, dataset)[0]
+
+    plan = json.loads(lora.metadata["domaingallery.plan"])
+
+    assert lora.metadata["modelspec.trigger_phrase"] == "a sks face"
+    assert (plan["method"], plan["steps"], plan["learning_rate"]) == ("erasure", STEPS, 1e-3)
+    assert all(isinstance(value, str) for value in lora.metadata.values())
+
+
+def test_rank_and_alpha_of_an_erased_lora_are_kept(nodes, model, dataset):
+    sockets = nodes("nodes.sockets")
+    erased = erase(nodes, model, dataset, options=sockets.TrainingOptions(rank=2, alpha=1.0))[0]
+
+    trained = train(nodes, model, dataset, erased=erased)[0]
+
+    assert {name: tensor.shape for name, tensor in trained.items()} == {n: t.shape for n, t in erased.items()}
+    assert json.loads(trained.metadata["domaingallery.plan"])["alpha"] == 1.0
+
+
+def test_an_erased_lora_and_options_that_differ_are_refused(nodes, model, dataset):
+    erased = erase(nodes, model, dataset)[0]
+    options = nodes("nodes.sockets").TrainingOptions(rank=2, alpha=2.0)
+
+    with pytest.raises(Exception, match=r"with rank 2 and alpha 2, got one that differs"):
+        train(nodes, model, dataset, erased=erased, options=options)
+
+
+def test_an_erased_lora_of_another_model_is_refused(nodes, model, dataset):
+    erased = erase(nodes, model, dataset)[0]
+    other = {name.replace("input_blocks.1", "input_blocks.9"): tensor for name, tensor in erased.items()}
+    before = weights_of(model)
+
+    with pytest.raises(Exception, match=r"is missing.*Use a LoRA made for this model"):
+        train(nodes, model, dataset, erased=other)
+
+    assert same(before, weights_of(model))
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"lora_unet_x.lora_down.weight": torch.zeros(1)}, "begin with 'diffusion_model.'"),
+        ({"diffusion_model.x.lora_up.weight": torch.zeros(1)}, "made by Erase Prior Attributes"),
+        ({}, "made by Erase Prior Attributes"),
+    ],
+)
+def test_loras_of_other_kinds_are_refused(nodes, model, dataset, lora, message):
+    with pytest.raises(Exception, match=message):
+        train(nodes, model, dataset, erased=lora)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps to be a whole number, at least 1, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate to be a finite number, more than 0, got -1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate to be a finite number, more than 0, got nan"),
+    ],
+)
+def test_numbers_that_cannot_work_are_named(nodes, model, dataset, changes, message):
+    with pytest.raises(Exception, match=message):
+        erase(nodes, model, dataset, **changes)
+
+
+def test_training_without_images_of_the_domain_is_refused(nodes, model, dataset):
+    source_only = nodes("nodes.sockets").LatentDataset(source=dataset.source)
+
+    with pytest.raises(Exception, match="images of the domain, got a dataset without them"):
+        train(nodes, model, source_only)
+
+
+def test_target_and_source_of_different_size_are_refused(nodes, model, dataset):
+    mixed = nodes("nodes.sockets").LatentDataset(source=dataset.source, target=torch.zeros(3, 4, 4, 4))
+
+    with pytest.raises(Exception, match="latents of one size"):
+        train(nodes, model, mixed)
+
+
+def test_terms_with_weight_zero_need_no_small_batch(nodes, model, dataset):
+    """Target and prior terms alone are DreamBooth with a LoRA."""
+    weights = nodes("domaingallery_core.config").LossWeights(disentanglement=0.0, similarity=0.0)
+    options = nodes("nodes.sockets").TrainingOptions(batch_size=1, weights=weights)
+
+    trained = train(nodes, model, dataset, options=options)
+
+    assert set(trained.ui["losses"][0]) == {"target", "prior", "total"}
+
+
+@pytest.mark.parametrize("pooled", [0, 5])
+@pytest.mark.parametrize("kind", ["V_PREDICTION", "FLOW"])
+def test_other_families_train(comfy, nodes, kind, pooled):
+    model = tiny_model(kind, pooled=pooled)
+    dataset = nodes("nodes.sockets").LatentDataset(source=tiny_latents(4), target=tiny_latents(3, seed=1))
+    training = nodes("nodes.training")
+    plan = training.plan_of(
+        "domaingallery", 1, 1e-3, 0, nodes("nodes.sockets").TrainingOptions(), erasure=0.0
+    )
+
+    with torch.inference_mode():
+        result = training.run(model, tiny_prompts(nodes, pooled=pooled), dataset, plan, None)
+
+    assert all(torch.isfinite(tensor).all() for tensor in result[0].values())
