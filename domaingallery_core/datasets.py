@@ -78,7 +78,7 @@ class Batch:
 
 
 def batches(dataset: Dataset, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Yield batches for ever in the reference's order (METHOD 1.0 "data").
+    """Yield batches for ever in the order of the released code.
 
     Indices up to the length of the longer part are shuffled without replacement; each part is read at the
     index modulo its length. A batch that an epoch cannot fill goes on in the next; none is smaller.

@@ -101,7 +101,7 @@ class Denoiser(Protocol):
         ...
 
     def features(self, x: Tensor, sigma: Tensor, condition: Condition) -> list[Tensor]:
-        """Return the skip tensors of the down path, each B C H W (METHOD "Features f^k")."""
+        """Return the skip tensors of the down path, each B C H W (paper 4.2)."""
         ...
 
 

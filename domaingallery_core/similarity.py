@@ -14,7 +14,7 @@ from .guidance import guide
 
 
 def recurrent_timesteps(timestep: int, steps: int) -> list[int]:
-    """Return the descending timesteps of the recurrent denoising (paper 4.2; METHOD "Recurrent denoising").
+    """Return the descending timesteps of the recurrent denoising (paper 4.2).
 
     They go evenly from `timestep` towards 0, which is left out; below `steps`, one by one down to 0.
     """

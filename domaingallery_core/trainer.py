@@ -99,7 +99,7 @@ def train(
 
 
 def make_optimizer(adapter: Adapter, plan: TrainingPlan) -> torch.optim.Optimizer:
-    """Return AdamW with the reference's settings (METHOD 1.0 "optimizer", in 32 bits)."""
+    """Return AdamW with the settings of the released code, in 32 bits."""
     parameters = adapter.parameters()
     return torch.optim.AdamW(
         parameters,

@@ -43,7 +43,7 @@ class DomainGallerySourceImages(io.ComfyNode):
                     default=200,
                     min=1,
                     max=10000,
-                    tooltip="How many images to draw. The paper's code draws 1000; 200 are nearly as good.",
+                    tooltip="How many images to draw. The code of the paper draws 1000; fewer are quicker.",
                 ),
                 io.Int.Input(
                     "width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."

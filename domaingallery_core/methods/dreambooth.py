@@ -1,4 +1,4 @@
-"""DreamBooth with a LoRA (METHOD 6.2): the target and prior terms alone, under the same shared timestep."""
+"""DreamBooth with a LoRA: the target and prior terms alone, under the same shared timestep."""
 
 from __future__ import annotations
 

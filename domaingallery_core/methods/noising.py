@@ -56,7 +56,7 @@ def noised_batch(
 def draw(
     batch: Batch, process: Process, generator: torch.Generator, offset_noise: float = 0.0
 ) -> NoisedBatch:
-    """Draw one timestep and independent noise from a CPU generator, and noise a batch (METHOD 1.0).
+    """Draw one timestep and independent noise from a CPU generator, and noise a batch.
 
     Args:
         offset_noise: strength of noise that is constant over a channel; it is part of what is regressed on.
