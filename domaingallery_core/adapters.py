@@ -243,7 +243,7 @@ def ordinary_weights(module: nn.Module) -> Iterator[None]:
                     for name, tensor in tensors.items():
                         if tensor is None or not tensor.is_inference():
                             continue
-                        view = views.get(id(tensor))
+                        view: Any = views.get(id(tensor))
                         if view is None:
                             view = _ordinary(tensor)
                             if isinstance(tensor, nn.Parameter):
