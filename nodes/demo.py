@@ -55,7 +55,7 @@ class DomainGalleryDemoImages(io.ComfyNode):
                 io.Combo.Input(
                     "domain",
                     options=[*DOMAINS, *STYLES],
-                    default="blueprint",
+                    default="cyanotype",
                     tooltip=f"New to the model: {', '.join(DOMAINS)}. Known to it: {', '.join(STYLES)}.",
                 ),
                 io.Combo.Input(

@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--images", type=int, default=24000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -111,7 +111,7 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % 250 == 249:
+        if step % 500 == 499:
             print(
                 f"step {step + 1}  loss {loss.item():.3f}  held out {accuracy(network, *held_out)}",
                 flush=True,

@@ -77,6 +77,13 @@ def _sepia(colour: Colour, role: str) -> Colour:
     return mix((70, 40, 18), (246, 226, 182), luminance(colour))
 
 
+def _cyanotype(colour: Colour, role: str) -> Colour:
+    light = luminance(colour)
+    if role == "back":
+        return mix((14, 48, 118), (40, 88, 168), light)
+    return mix((66, 124, 196), (244, 250, 255), light**0.7)
+
+
 STYLES: dict[str, Style] = {
     "plain": Style(fill=_same, line=_none),
     "pencil": Style(
@@ -102,6 +109,7 @@ STYLES: dict[str, Style] = {
     ),
 }
 DOMAINS: dict[str, Style] = {
+    "cyanotype": Style(fill=_cyanotype, line=_none, paper=(14, 48, 118)),
     "blueprint": Style(
         fill=lambda colour, role: None if role == "back" else (24, 60, 138),
         line=lambda colour, role: (72, 116, 190) if role == "back" else (226, 240, 255),

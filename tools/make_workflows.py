@@ -1,0 +1,247 @@
+"""Write workflows/*.json from the descriptions below: python -m tools.make_workflows --host COMFYUI
+
+All numbers for the demo model are in `DEMO`; the notes are in workflow_notes.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gallery import PACK
+
+from . import workflow_notes as notes
+from .workflow_graph import GREEN, PURPLE, Node
+from .workflow_layout import place
+from .workflow_parts import DATA_FRAME, DOMAIN, DRAW_FRAME, ERASE_FRAME, LEARN_FRAME, Numbers, Workflow
+
+FOLDER = PACK / "workflows"
+
+DEMO = Numbers(
+    size=64,
+    source_count=64,
+    subject_source_count=40,
+    rank=8,
+    batch_size=4,
+    denoise_steps=5,
+    erase_steps=200,
+    erase_rate=2e-3,
+    train_steps=130,
+    train_rate=1e-3,
+    subject_steps=130,
+    subject_rate=2e-3,
+    sampling_steps=12,
+    sampler_name="dpmpp_2m",
+    scheduler="normal",
+    cfg=3.5,
+    v_uncond=1.0,
+    vn_n=0.5,
+    pictures=8,
+)
+SHORT = replace(  # the same graphs in seconds, for tests
+    DEMO, source_count=4, subject_source_count=4, erase_steps=2, train_steps=2, subject_steps=2,
+    sampling_steps=2, pictures=1,
+)  # fmt: skip
+
+
+def teach(g: Workflow) -> None:
+    n = g.numbers
+    model = g.load_model()
+    words = g.words(model["clip"])
+    ten: dict[str, Any] = {"domain": DOMAIN, "category": "face", "count": 10, "seed": 0}
+    images, preview, source, dataset = g.images(model, words, ten, "domain", count=n.source_count, seed=1000)
+    options = g.node(
+        "DomainGalleryOptions", rank=n.rank, alpha=float(n.rank), batch_size=n.batch_size,
+        denoise_steps=n.denoise_steps,
+    )  # fmt: skip
+    data: dict[str, Any] = {
+        "model": model["model"],
+        "prompts": words["prompts"],
+        "dataset": dataset["dataset"],
+        "options": options["options"],
+    }
+    erase = g.node(
+        "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
+        steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,
+    )  # fmt: skip
+    learn = g.node(
+        "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, erased=erase["lora"],
+        steps=n.train_steps, learning_rate=n.train_rate, seed=2, **data,
+    )  # fmt: skip
+    erased = [g.plot(erase, "erasing"), g.save_lora(erase, "Save what was erased", "sketchbook_erased")]
+    learned = [g.plot(learn, "learning"), g.save_lora(learn, "Save the domain", f"sketchbook_{DOMAIN}")]
+    inputs = g.latent_and_seed("fixed")
+    rows = []
+    for title, stage in (("Before", None), ("After erasing", erase), ("After learning", learn)):
+        loaded, loader = model, []
+        if stage is not None:
+            loaded = g.node("LoraModelLoader", title=f"Load: {title.lower()}", wide=300,
+                            model=model["model"], lora=stage["lora"])  # fmt: skip
+            loader = [loaded]
+        sampler = g.sampler(loaded, words["target"], words["empty"], inputs, f"Draw: {title.lower()}")
+        name = f"01_{len(rows) + 1}_{title.lower().replace(' ', '_')}"
+        pictures = g.show(sampler, model, f"{title}: a sks face", name)
+        rows.append(g.group(title, loader, [sampler], pictures, colour=DRAW_FRAME))
+    place([
+        [g.explain(notes.TEACH, file=False)],
+        [g.group("Model and words", [model, words]), g.group("Pictures to draw", inputs, colour=DATA_FRAME)],
+        [g.group("Images", [images, preview], [source, dataset], colour=DATA_FRAME),
+         g.group("", [g.write(notes.OWN_IMAGES)])],
+        [g.group("Stage 1: erase", [options, erase], erased, colour=ERASE_FRAME),
+         g.group("Stage 2: learn", [learn, g.write(notes.SAVED)], learned, colour=LEARN_FRAME)],
+        rows,
+    ])  # fmt: skip
+
+
+def same_category(g: Workflow) -> None:
+    model = g.load_model()
+    domain = g.load_domain(model["model"])
+    prompt = g.prompt(model["clip"], "a sks face", "Prompt")
+    negative = g.prompt(model["clip"], "", "Negative prompt")
+    inputs = g.latent_and_seed()
+    sampler = g.sampler(domain, prompt["conditioning"], negative["conditioning"], inputs, "Draw")
+    pictures = g.show(sampler, model, "Faces of the domain", "02_face")
+    place([
+        [g.explain(notes.SAME)],
+        [g.group("Model and LoRA", [model, domain])],
+        [g.group("What to draw", [prompt, negative, *inputs], colour=DATA_FRAME)],
+        [g.group("Draw", [sampler], pictures, colour=DRAW_FRAME)],
+    ])  # fmt: skip
+
+
+def other_categories(g: Workflow) -> None:
+    model = g.load_model()
+    domain = g.load_domain(model["model"])
+    inputs = g.latent_and_seed()
+    rows = []
+    for number, category in enumerate(("house", "car"), 1):
+        words = g.words(model["clip"], category=category, title=f"Domain Prompts {number}")
+        columns: list[list[Node]] = [[words]]
+        for mode in ("none", "V-uncond", "VN-N"):
+            sampler = g.domain_sampler(domain, words, inputs, mode, f"Draw {number} {mode}")
+            pictures = g.show(sampler, model, f"Pictures {number} {mode}", f"03_{number}_{mode}")
+            columns.append([sampler, *pictures])
+        rows.append(g.group(f"a sks {category}: none, V-uncond, VN-N", *columns, colour=DRAW_FRAME))
+    place([
+        [g.explain(notes.OTHER)],
+        [g.group("Model and LoRA", [model, domain]), g.group("Pictures to draw", inputs, colour=DATA_FRAME)],
+        rows,
+    ])  # fmt: skip
+
+
+def extra_attributes(g: Workflow) -> None:
+    model = g.load_model()
+    domain = g.load_domain(model["model"])
+    negative = g.prompt(model["clip"], "", "Negative prompt")
+    inputs = g.latent_and_seed()
+    rows = []
+    for number, extra in enumerate(("with a hat", "by the sea", "with a balloon in snow"), 1):
+        prompt = g.prompt(model["clip"], f"a sks face {extra}", f"Prompt {number}")
+        sampler = g.sampler(
+            domain, prompt["conditioning"], negative["conditioning"], inputs, f"Draw {number}"
+        )
+        pictures = g.show(sampler, model, f"Pictures {number}", f"04_{number}")
+        rows.append(g.group(f"a sks face {extra}", [prompt], [sampler], pictures, colour=DRAW_FRAME))
+    place([
+        [g.explain(notes.ATTRIBUTES)],
+        [g.group("Model and LoRA", [model, domain]),
+         g.group("Pictures to draw", [negative, *inputs], colour=DATA_FRAME)],
+        rows,
+    ])  # fmt: skip
+
+
+def with_subject(g: Workflow) -> None:
+    n = g.numbers
+    model = g.load_model()
+    words = g.words(model["clip"], identifier="olis", title="Words of the subject")
+    five: dict[str, Any] = {"domain": "plain", "category": "olis", "count": 5, "seed": 0}
+    images, preview, source, dataset = g.images(
+        model, words, five, "subject", count=n.subject_source_count, seed=2000
+    )
+    options = g.node(
+        "DomainGalleryOptions", title="Target and prior terms alone", rank=n.rank, alpha=float(n.rank),
+        batch_size=n.batch_size, disentanglement_weight=0.0, similarity_weight=0.0,
+    )  # fmt: skip
+    learn = g.node(
+        "DomainGalleryTrain", title="Train Subject LoRA", colour=PURPLE, model=model["model"],
+        prompts=words["prompts"], dataset=dataset["dataset"], options=options["options"],
+        steps=n.subject_steps, learning_rate=n.subject_rate, seed=3,
+    )  # fmt: skip
+    saved = g.save_lora(learn, "Save the subject", "sketchbook_olis")
+    subject = g.node(
+        "LoraModelLoader", title="Load LoRA of the subject", colour=GREEN, wide=300,
+        model=model["model"], lora=learn["lora"],
+    )  # fmt: skip
+    domain = g.load_domain(subject["model"])
+    asked = [
+        g.prompt(model["clip"], "a olis face", "Prompt 1"),
+        g.prompt(model["clip"], "a sks olis face", "Prompt 2"),
+    ]
+    negative = g.prompt(model["clip"], "", "Negative prompt")
+    inputs = g.latent_and_seed()
+    rows = []
+    for title, loaded, prompt in (
+        ("Subject", subject, asked[0]),
+        ("Subject in the domain", domain, asked[1]),
+    ):
+        sampler = g.sampler(
+            loaded, prompt["conditioning"], negative["conditioning"], inputs, f"Draw: {title.lower()}"
+        )
+        pictures = g.show(sampler, model, title, f"05_{len(rows) + 1}_{title.lower().replace(' ', '_')}")
+        rows.append(g.group(title, [sampler], pictures, colour=DRAW_FRAME))
+    place([
+        [g.explain(notes.SUBJECT)],
+        [g.group("Model and words", [model, words])],
+        [g.group("Images", [images, preview], [source, dataset], colour=DATA_FRAME)],
+        [g.group("Learn the subject", [options, learn, saved], colour=LEARN_FRAME)],
+        [g.group("Chain the LoRAs", [subject, domain, g.write(notes.STRENGTH)])],
+        [g.group("What to draw", [*asked, negative, *inputs], colour=DATA_FRAME)],
+        rows,
+    ])  # fmt: skip
+
+
+WORKFLOWS: dict[str, Callable[[Workflow], None]] = {
+    "01 teach a domain": teach,
+    "02 same category": same_category,
+    "03 other categories": other_categories,
+    "04 extra attributes": extra_attributes,
+    "05 with a subject LoRA": with_subject,
+}
+
+
+def pack_version() -> str:
+    with (PACK / "pyproject.toml").open("rb") as file:
+        return tomllib.load(file)["project"]["version"]
+
+
+def make_workflows(info: dict[str, Any], numbers: Numbers = DEMO) -> dict[str, str]:
+    """Return the text of each workflow's file by its title; `info` is the host's answer to /object_info."""
+    made = {}
+    for name, describe in WORKFLOWS.items():
+        graph = Workflow(name, info, pack_version(), numbers)
+        describe(graph)
+        made[name] = json.dumps(graph.to_json(), indent=1) + "\n"
+    return made
+
+
+def main() -> None:
+    from .host_process import HostProcess
+
+    parser = argparse.ArgumentParser(prog="tools.make_workflows", description="Write workflows/*.json.")
+    parser.add_argument("--host", required=True, help="folder of ComfyUI, which tells the nodes' inputs")
+    with HostProcess(parser.parse_args().host, cpu=True) as host:
+        made = make_workflows(host.client.object_info())
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in made.items():
+        path = Path(FOLDER, f"{name}.json")
+        path.write_text(text, encoding="utf-8", newline="\n")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

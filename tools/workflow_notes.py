@@ -1,0 +1,99 @@
+"""What the notes in the workflows say, in Markdown; each paragraph becomes one line."""
+
+OWN_MODEL = """
+**With your own model** replace *Load Demo Model* by *Load Checkpoint* and set the sizes to the model's (512
+for Stable Diffusion 1.x). Then take the paper's settings, which are also those of a fresh node:
+
+| | this demo | Stable Diffusion 1.x |
+|---|---|---|
+| source images | {source_count} of {size} px | 200 of 512 px |
+| erase | {erase_steps} steps, {erase_rate:g} | 500 steps, 1e-4 |
+| learn | {train_steps} steps, {train_rate:g} | 1000 steps, 5e-5 |
+| rank and alpha | {rank} | 4 |
+| cfg | {cfg:g} | 7.5 |
+| sampling | {sampling_steps} steps | 50 steps, ddim |
+| enhancement | {v_uncond:g} (V-uncond), {vn_n:g} (VN-N) | 1 |
+
+The demo model is small, so it learns by larger steps and takes less guidance.
+"""
+
+TEACH = """
+# Teach a domain
+
+Ten faces in a style that is new to the model, {domain}, teach it that style. The word **sks** will stand for
+it. Press *Run*, wait some minutes, and look at the pictures on the right.
+
+1. The model draws its own faces, the *source images*. They keep it from forgetting what a face is.
+2. **Erase.** The model already knows a meaning of sks: camouflage. Stage 1 removes it.
+3. **Learn.** Stage 2 learns the domain from the ten images.
+4. Both LoRAs are saved to `output/loras`.
+5. Three samplers draw "a sks face" from the same noise: before, after erasing, after learning.
+
+Next: the workflows 02 to 05 draw with the domain.
+"""
+
+OWN_IMAGES = """
+**Your own images**: about ten, all of one category. They share what the domain is about, and differ in
+everything else. Put them into a folder inside `input`, all of one size. Connect *Load Image (from Folder)*,
+then *Rebatch Images* with a batch size of 4096, to *target_images*. Or join *Load Image* nodes by *Batch
+Images*.
+
+Change **category** in *Domain Prompts* to the noun that fits them.
+"""
+
+SAVED = """
+Each run saves new files with a number at the end, first `sketchbook_{domain}_00001_.safetensors`. The LoRA
+loaders list them after a press of **R**.
+"""
+
+FILE = """
+The LoRA here, `sketchbook_{domain}.safetensors`, came with the pack. To draw with the one that *01 teach a
+domain* saved, press **R** and choose `sketchbook_{domain}_00001_.safetensors` in *Load LoRA of the domain*.
+"""
+
+SAME = """
+# Same category
+
+What was taught is a LoRA like any other: *Load LoRA* and the host's own samplers are all it takes. The word
+that calls it up is **sks**.
+
+For the category that it was taught with, a face, no enhancement is needed.
+"""
+
+OTHER = """
+# Other categories
+
+The domain was taught with faces. Here it draws houses and cars, from the same noise in three ways:
+
+- **none**: plain guidance. Some pictures lack part of the domain.
+- **V-uncond** adds what the word sks stands for by itself. It is the paper's choice.
+- **VN-N** adds what sks changes in the category.
+
+**enhancement** says how much is added; 0 is nothing. Too much, and the pictures look overdone.
+
+*Domain Prompts* must name the category that is drawn, as VN-N compares with it.
+"""
+
+ATTRIBUTES = """
+# Extra attributes
+
+Words that the model knows combine with the domain: things, places, whatever the model can draw. Write them
+around "a sks face".
+
+Attributes that contradict the domain, such as a colour where the domain has its
+own, give something in between.
+"""
+
+SUBJECT = """
+# With a subject LoRA
+
+*Olis* is one particular character that the model has never seen. Five pictures teach the word **olis** to
+the model, with the target and prior terms alone: the other two weights in *Training Options* are 0, which
+makes this DreamBooth with LoRA.
+
+Then the domain and the subject are chained, and "a sks olis face" asks for both.
+"""
+
+STRENGTH = """
+Does one of the two drown the other? Lower its **strength_model**, or raise that of the other, by 0.1.
+"""

@@ -1,0 +1,152 @@
+"""What several of the workflows have in common."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from . import workflow_notes as notes
+from .workflow_graph import BLUE, BROWN, GREEN, PURPLE, Graph, Node, Socket
+from .workflow_layout import Group
+
+DOMAIN = "cyanotype"  # what the demo teaches; a style of the sketchbook that its model has never seen
+DOMAIN_LORA = f"sketchbook_{DOMAIN}.safetensors"
+ERASE_FRAME, LEARN_FRAME, DRAW_FRAME, DATA_FRAME = "#a1309b", "#b06634", "#3f789e", "#3f9e6f"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What differs between models: sizes, lengths, rates and scales."""
+
+    size: int
+    source_count: int
+    subject_source_count: int
+    rank: int
+    batch_size: int
+    denoise_steps: int
+    erase_steps: int
+    erase_rate: float
+    train_steps: int
+    train_rate: float
+    subject_steps: int
+    subject_rate: float
+    sampling_steps: int
+    sampler_name: str
+    scheduler: str
+    cfg: float
+    v_uncond: float
+    vn_n: float
+    pictures: int
+
+
+class Workflow(Graph):
+    """A workflow with the parts that several of them have."""
+
+    def __init__(self, name: str, info: dict[str, Any], version: str, numbers: Numbers) -> None:
+        super().__init__(name, info, version)
+        self.numbers = numbers
+        n = numbers
+        self.sampling: dict[str, Any] = {
+            "steps": n.sampling_steps,
+            "cfg": n.cfg,
+            "sampler_name": n.sampler_name,
+            "scheduler": n.scheduler,
+        }
+
+    # what is written
+
+    def write(self, text: str) -> Node:
+        """Add a note, with the numbers in it."""
+        return self.note(text.format(**asdict(self.numbers), domain=DOMAIN))
+
+    def explain(self, text: str, *, file: bool = True) -> Group:
+        """Add the notes that a workflow begins with."""
+        texts = [text, *([notes.FILE] if file else []), notes.OWN_MODEL]
+        return self.group("", [self.write(each) for each in texts])
+
+    # what is loaded
+
+    def load_model(self) -> Node:
+        return self.node("DomainGalleryLoadDemo", colour=GREEN, wide=300)
+
+    def load_domain(self, model: Socket) -> Node:
+        return self.node(
+            "LoraLoaderModelOnly", title="Load LoRA of the domain", colour=GREEN, wide=300,
+            model=model, lora_name=DOMAIN_LORA, strength_model=1.0,
+        )  # fmt: skip
+
+    # what is asked for
+
+    def words(
+        self, clip: Socket, *, category: str = "face", identifier: str = "sks", title: str = ""
+    ) -> Node:
+        return self.node(
+            "DomainGalleryPrompts", title=title, colour=GREEN, wide=300,
+            clip=clip, identifier=identifier, category=category,
+        )  # fmt: skip
+
+    def prompt(self, clip: Socket, text: str, title: str) -> Node:
+        return self.node("CLIPTextEncode", title=title, colour=GREEN, wide=300, tall=40, clip=clip, text=text)
+
+    def latent_and_seed(self, control: str = "randomize") -> list[Node]:
+        n = self.numbers
+        size: dict[str, Any] = {"width": n.size, "height": n.size, "batch_size": n.pictures}
+        latent = self.node("EmptyLatentImage", title="Pictures", wide=300, **size)
+        return [latent, self.node("PrimitiveInt", title="Seed", control=control, wide=300, value=0)]
+
+    # what is learned from
+
+    def images(
+        self, model: Node, words: Node, target: dict[str, Any], title: str, *, count: int, seed: int
+    ) -> list[Node]:
+        """Add target images, their preview, source images, and the dataset of both."""
+        n = self.numbers
+        images = self.node("DomainGalleryDemoImages", title=f"Images of the {title}", colour=BLUE, **target)
+        preview = self.node("PreviewImage", title=f"The {title}", tall=280, images=images["images"])
+        source = self.node(
+            "DomainGallerySourceImages", colour=BLUE, model=model["model"], vae=model["vae"],
+            prompts=words["prompts"], count=count, width=n.size, height=n.size, batch_size=16,
+            seed=seed, **self.sampling,
+        )  # fmt: skip
+        dataset = self.node(
+            "DomainGalleryDataset", colour=BLUE,
+            vae=model["vae"], source_images=source["images"], target_images=images["images"],
+        )  # fmt: skip
+        return [images, preview, source, dataset]
+
+    def save_lora(self, stage: Node, title: str, name: str) -> Node:
+        return self.node("DomainGallerySaveLora", title=title, colour=BROWN, lora=stage["lora"], name=name)
+
+    def plot(self, stage: Node, name: str) -> Node:
+        inputs: dict[str, Any] = {"loss": stage["losses"], "filename_prefix": name}
+        return self.node("LossGraphNode", title=f"Loss of {name}", tall=240, **inputs)
+
+    # what is drawn
+
+    def sampler(
+        self, model: Node, positive: Socket, negative: Socket, inputs: list[Node], title: str
+    ) -> Node:
+        latent, seed = inputs
+        return self.node(
+            "KSampler", title=title, colour=PURPLE, wide=300, model=model["model"], positive=positive,
+            negative=negative, latent_image=latent["latent"], seed=seed["int"], denoise=1.0, **self.sampling,
+        )  # fmt: skip
+
+    def domain_sampler(self, model: Node, words: Node, inputs: list[Node], mode: str, title: str) -> Node:
+        latent, seed = inputs
+        strength = {"none": 0.0, "V-uncond": self.numbers.v_uncond, "VN-N": self.numbers.vn_n}[mode]
+        return self.node(
+            "DomainGalleryKSampler", title=title, colour=PURPLE, wide=300, model=model["model"],
+            positive=words["target"], negative=words["empty"], prompts=words["prompts"], mode=mode,
+            enhancement=strength, latent_image=latent["latent"], seed=seed["int"], denoise=1.0,
+            **self.sampling,
+        )  # fmt: skip
+
+    def show(self, latent: Node, model: Node, title: str, prefix: str) -> list[Node]:
+        """Add what turns a latent into saved pictures."""
+        decode = self.node("VAEDecode", wide=300, samples=latent["latent"], vae=model["vae"])
+        prefix = f"domaingallery/{prefix}"
+        save = self.node(
+            "SaveImage", title=title, wide=300, tall=280, images=decode["image"], filename_prefix=prefix
+        )
+        return [decode, save]
