@@ -119,11 +119,12 @@ class Graph:
         self.nodes.append(node)
         return node
 
-    def note(self, text: str) -> Node:
+    def note(self, title: str, text: str) -> Node:
         """Add a note in Markdown."""
         text = unwrapped(text)
-        lines = sum(1 + len(line) // 52 for line in text.splitlines())
-        node = Node(len(self.nodes) + 1, NOTE, "", {}, {}, [text], BROWN, NOTE_WIDTH, 20 + 21 * lines)
+        lines = [22 * (1 + len(line) // 80) if line.startswith("|") else 15 * (1 + len(line) // 80)
+                 for line in text.splitlines()]  # fmt: skip
+        node = Node(len(self.nodes) + 1, NOTE, title, {}, {}, [text], BROWN, NOTE_WIDTH, 50 + sum(lines))
         self.nodes.append(node)
         return node
 

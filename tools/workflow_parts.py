@@ -55,14 +55,14 @@ class Workflow(Graph):
 
     # what is written
 
-    def write(self, text: str) -> Node:
+    def write(self, title: str, text: str) -> Node:
         """Add a note, with the numbers in it."""
-        return self.note(text.format(**asdict(self.numbers), domain=DOMAIN))
+        return self.note(title, text.format(**asdict(self.numbers), domain=DOMAIN))
 
     def explain(self, text: str, *, file: bool = True) -> Group:
         """Add the notes that a workflow begins with."""
-        texts = [text, *([notes.FILE] if file else []), notes.OWN_MODEL]
-        return self.group("", [self.write(each) for each in texts])
+        texts = {"Read me": text, **({"The LoRA": notes.FILE} if file else {}), "Your model": notes.OWN_MODEL}
+        return self.group("", [self.write(*each) for each in texts.items()])
 
     # what is loaded
 

@@ -39,7 +39,7 @@ class PixelCodec(nn.Module):
 
     @staticmethod
     def preview_factors() -> tuple[list[list[float]], list[float]]:
-        """Return the linear map from a latent to its patch's mean colour, for previews: 24 rows of RGB, bias."""
+        """Return the linear map from a latent to its patch's mean colour, 24 rows of RGB, and a bias."""
         to_rgb = PixelCodec().to_rgb
         share = [1 / PATCH**2] * PATCH**2 + [4 / PATCH**2] * (CHANNELS - PATCH**2)
         source = [0] * PATCH**2 + [1] * (PATCH // 2) ** 2 + [2] * (PATCH // 2) ** 2

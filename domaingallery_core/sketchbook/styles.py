@@ -22,7 +22,7 @@ _CAMOUFLAGE: tuple[Colour, ...] = ((86, 98, 54), (48, 58, 36), (150, 136, 90), (
 class Style:
     """How to paint.
 
-    `fill(colour, role)` gives the paint of an area and `line(colour, role)` that of its outline; None for none.
+    `fill(colour, role)` gives the paint of an area and `line(colour, role)` that of its outline, or None.
     """
 
     fill: Callable[[Colour, str], Colour | None]
