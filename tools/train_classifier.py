@@ -92,8 +92,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--images", type=int, default=24000)
+    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--images", type=int, default=16000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     images, right = renders(options.images, options.seed)

@@ -9,13 +9,11 @@ the last third, so a run can also be ended early by asking for fewer steps. Writ
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +22,14 @@ import torch.distributed as dist
 import torch.multiprocessing
 import torch.nn.functional as F
 
+from .load_pack import load_pack
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def load_builder(host: Path):
-    """Import the pack's model builder with the host on the path, without the rest of the pack."""
-    sys.path.insert(0, str(host))
-    sys.argv = sys.argv[:1] if torch.cuda.is_available() else [sys.argv[0], "--cpu"]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    for name, path in (("pack", ROOT), ("pack.nodes", ROOT / "nodes")):
-        module = types.ModuleType(name)
-        module.__path__ = [str(path)]
-        sys.modules[name] = module
-    return importlib.import_module("pack.nodes.sketchbook")
+    """Import the host and the pack; return the pack's model builder."""
+    return sys.modules[f"{load_pack(host).__name__}.nodes.sketchbook"]
 
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray, list[str]]:
