@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -11,50 +9,17 @@ from urllib.parse import quote
 import pytest
 
 from gallery import PACK
+from tools.page import chromium, open_page, open_template, run_template
 
 TEMPLATES = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
-CHROMIUM = os.environ.get("CHROMIUM_PATH") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found: set CHROMIUM_PATH")
+pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium found: set CHROMIUM_PATH")
 
 
 @pytest.fixture(scope="module")
 def page(host) -> Iterator:
-    """Open the host's page and wait until its nodes are known."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1920, "height": 1080})
-        page.set_default_timeout(120_000)
-        page.goto(host.address)
-        page.wait_for_function(
-            "() => window.app?.graph && window.LiteGraph?.registered_node_types['DomainGalleryTrain']"
-        )
+    with open_page(host.address) as page:
         yield page
-        browser.close()
-
-
-def open_template(page, name: str) -> dict[str, int]:
-    """Open a template from where the template browser gets it; return how many nodes it has and lacks."""
-    return page.evaluate(
-        """async ([url, name]) => {
-            const answer = await fetch(url)
-            if (!answer.ok) throw new Error(`${url}: ${answer.status}`)
-            await window.app.loadGraphData(await answer.json(), true, true, name)
-            const nodes = window.app.graph.nodes
-            const known = window.LiteGraph.registered_node_types
-            const missing = nodes.filter(n => n.has_errors || !(n.type in known)).map(n => n.type)
-            return { nodes: nodes.length, missing: missing }
-        }""",
-        [f"/api/workflow_templates/domaingallery/{quote(name)}.json", name],
-    )
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -77,11 +42,7 @@ def test_the_template_browser_lists_every_template(host, page):
 
 def test_a_template_runs_when_queued_on_the_page(page, tmp_path: Path):
     open_template(page, "02 same category")
-    page.evaluate("() => window.app.queuePrompt(0, 1)")
-    page.wait_for_function(
-        "() => window.app.graph.nodes.filter(n => n.type === 'SaveImage').every(n => n.imgs?.length > 0)"
-    )
-    page.screenshot(path=tmp_path / "02.png")
+    run_template(page, tmp_path / "02.png")
 
     assert (tmp_path / "02.png").stat().st_size > 20_000
 
