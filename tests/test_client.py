@@ -254,7 +254,7 @@ def test_no_driver_means_no_accelerator(monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a process cannot send Ctrl-C to another there")
-def test_ctrl_c_ends_serve_and_the_host_with_it(host_path, tmp_path):
+def test_serve_lists_the_hosts_models_and_ends_with_ctrl_c(host_path, tmp_path):
     command = [sys.executable, "-m", "tools.serve", "--host", host_path, "--base", tmp_path]
     server = subprocess.Popen(command, cwd=PACK, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert server.stdout is not None
@@ -265,6 +265,8 @@ def test_ctrl_c_ends_serve_and_the_host_with_it(host_path, tmp_path):
         if str(Path(tmp_path) / "output") in line:
             break
     assert HostClient(address).system_stats()
+    models = host_path / "models" / "loras"
+    assert f"Adding extra search path loras {models}" in (tmp_path / "host.log").read_text(encoding="utf-8")
 
     server.send_signal(signal.SIGINT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -29,9 +30,22 @@ def chosen_port(wanted: int | None) -> int:
     return wanted
 
 
+def models_of(host: Path, base: Path) -> tuple[str, ...]:
+    """Return the arguments with which the host also lists the models of its own folder."""
+    folders = sorted(path.name for path in (host / "models").glob("*") if path.is_dir())
+    if not folders:
+        return ()
+    file = base / "extra_model_paths.yaml"  # JSON is YAML, too
+    file.parent.mkdir(parents=True, exist_ok=True)
+    names = {name: name for name in folders}
+    file.write_text(json.dumps({"host": {"base_path": str(host / "models"), **names}}), encoding="utf-8")
+    return "--extra-model-paths-config", str(file)
+
+
 def serve(host: str, port: int | None, base: Path) -> int:
     """Run the host until it ends or the user stops it, and return the exit status."""
-    process = HostProcess(host, base_directory=base, port=chosen_port(port))
+    arguments = models_of(Path(host).resolve(), base)
+    process = HostProcess(host, base_directory=base, port=chosen_port(port), arguments=arguments)
     print("Starting ComfyUI with the pack", flush=True)
     try:
         with process:
