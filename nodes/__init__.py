@@ -8,8 +8,9 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from .datasets import DomainGalleryDataset, DomainGallerySourceImages
 from .demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
 from .prompts import DomainGalleryPrompts
-from .sampling import DomainGalleryGuider, DomainGalleryKSampler
+from .sampling import DomainGalleryEnhancement, DomainGalleryGuider, DomainGalleryKSampler
 from .saving import DomainGallerySaveLora
+from .sweep import DomainGallerySweep
 from .training import DomainGalleryErase, DomainGalleryOptions, DomainGalleryTrain
 
 DEMO_LORAS = Path(__file__).parents[1] / "domaingallery_core" / "sketchbook" / "loras"
@@ -23,7 +24,9 @@ NODES: list[type[io.ComfyNode]] = [
     DomainGalleryOptions,
     DomainGallerySaveLora,
     DomainGalleryGuider,
+    DomainGalleryEnhancement,
     DomainGalleryKSampler,
+    DomainGallerySweep,
     DomainGalleryLoadDemo,
     DomainGalleryDemoImages,
 ]

@@ -304,11 +304,16 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show a line of text on the node."""
-        from server import PromptServer  # a server exists only where the host runs as one
+        say(self.node, text)
 
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self.node is not None:
-            server.send_progress_text(text, self.node)
+
+def say(node: str | None, text: str) -> None:
+    """Show a line of text on a node."""
+    from server import PromptServer  # a server exists only where the host runs as one
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node is not None:
+        server.send_progress_text(text, node)
 
 
 def duration(seconds: float) -> str:

@@ -25,10 +25,21 @@ INPUTS = {
         "similarity_weight", "denoise_steps", "offset_noise",
     ],
     "DomainGallerySaveLora": ["lora", "name", "key_format"],
-    "DomainGalleryGuider": ["model", "positive", "negative", "prompts", "mode", "cfg", "enhancement"],
+    "DomainGalleryGuider": [
+        "model", "positive", "negative", "prompts", "mode", "cfg", "enhancement", "base", "start_percent",
+        "end_percent", "rescale",
+    ],
+    "DomainGalleryEnhancement": [
+        "model", "prompts", "mode", "enhancement", "base", "start_percent", "end_percent", "rescale",
+    ],
     "DomainGalleryKSampler": [
         "model", "positive", "negative", "prompts", "mode", "cfg", "enhancement", "seed", "steps",
-        "sampler_name", "scheduler", "denoise", "latent_image",
+        "sampler_name", "scheduler", "denoise", "latent_image", "base", "start_percent", "end_percent",
+        "rescale",
+    ],
+    "DomainGallerySweep": [
+        "model", "positive", "negative", "prompts", "vae", "modes", "enhancements", "cfg", "seed", "steps",
+        "sampler_name", "scheduler", "denoise", "latent_image", "start_percent", "end_percent", "rescale",
     ],
 }  # fmt: skip
 OUTPUTS = {
@@ -40,7 +51,9 @@ OUTPUTS = {
     "DomainGalleryOptions": ["DG_OPTIONS"],
     "DomainGallerySaveLora": ["STRING"],
     "DomainGalleryGuider": ["GUIDER"],
+    "DomainGalleryEnhancement": ["MODEL"],
     "DomainGalleryKSampler": ["LATENT"],
+    "DomainGallerySweep": ["IMAGE"],
     "DomainGalleryLoadDemo": ["MODEL", "CLIP", "VAE"],
     "DomainGalleryDemoImages": ["IMAGE"],
 }

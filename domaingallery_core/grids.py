@@ -1,0 +1,41 @@
+"""Pictures in rows and columns, with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+PAPER, INK = (252, 251, 248), (34, 36, 40)
+
+
+def labelled_grid(cells: Sequence[Sequence[Tensor]], rows: Sequence[str], columns: Sequence[str]) -> Tensor:
+    """Return one image (1 H W 3, 0..1) of cells in rows and columns.
+
+    Args:
+        cells: row by row, images of one size and number (B H W 3, 0..1); those of a cell are put below one
+            another. Their pixels come out as 8 bits.
+    """
+    count, height, width, _ = cells[0][0].shape
+    text = max(12, min(36, height // 12))
+    font = ImageFont.load_default(text)
+    gap = max(2, text // 4)
+    left = gap * 2 + max(round(font.getlength(label)) for label in rows)
+    top = text + gap * 3
+    cell = count * (height + gap) + gap  # with room to the next row
+    size = (left + len(columns) * (width + gap), top + len(rows) * cell)
+    grid = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(grid)
+    for i, label in enumerate(columns):
+        draw.text((left + i * (width + gap) + width / 2, top / 2), label, fill=INK, font=font, anchor="mm")
+    for j, (label, row) in enumerate(zip(rows, cells, strict=True)):
+        y = top + j * cell
+        draw.text((gap, y + (cell - 2 * gap) / 2), label, fill=INK, font=font, anchor="lm")
+        for i, images in enumerate(row):
+            for k, image in enumerate(images):
+                pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+                grid.paste(Image.fromarray(pixels), (left + i * (width + gap), y + k * (height + gap)))
+    return torch.from_numpy(np.asarray(grid, dtype=np.float32) / 255)[None]
