@@ -13,7 +13,7 @@ from PIL import Image
 
 from tools import demo, scenarios
 from tools.graphs import GraphError
-from tools.make_workflows import SHORT, make_workflows
+from tools.make_workflows import SHORT, WORKFLOWS, make_workflows
 from tools.measure import MODES, Pictures, Scenarios, shares
 from tools.prompts import derived_seed, only, seeded, variant_id, variants
 from tools.sheet import make_sheet, make_thumbnail, plot_losses, smoothed
@@ -249,7 +249,7 @@ def test_the_whole_job_writes_all_files(host, tiny):
     assert report["seed"] == 3 and report["versions"]["host"] and report["device"] == "cpu"
     assert "a sks face" in demo.summary(report)
     assert (tiny / "loras" / "domain.safetensors").exists() and (tiny / "docs" / "gallery.png").exists()
-    assert len(list((tiny / "workflows").glob("*.jpg"))) == 5
+    assert len(list((tiny / "workflows").glob("*.jpg"))) == len(WORKFLOWS)
 
 
 def test_a_refused_prompt_ends_in_one_line(tiny, monkeypatch, capsys):

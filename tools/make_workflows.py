@@ -205,12 +205,37 @@ def with_subject(g: Workflow) -> None:
     ])  # fmt: skip
 
 
+def choose_enhancement(g: Workflow) -> None:
+    model = g.load_model()
+    domain = g.load_domain(model["model"])
+    words = g.words(model["clip"], category="house")
+    inputs = g.latent_and_seed("fixed")
+    few = g.pictures("Pictures of the sweep", min(3, g.numbers.pictures))
+    sweep = g.sweep(domain, words, model, [few, inputs[1]], "Enhancement Sweep")
+    grid = g.save(sweep["grid"], "Modes and strengths", "06_sweep", tall=420)
+    enhanced = g.node(
+        "DomainGalleryEnhancement", title="Domain Enhancement", colour=PURPLE, wide=300,
+        model=domain["model"], prompts=words["prompts"], mode="V-uncond", enhancement=g.numbers.v_uncond,
+    )  # fmt: skip
+    prompt = g.prompt(model["clip"], "a sks house by the sea", "Prompt")
+    sampler = g.sampler(enhanced, prompt["conditioning"], words["empty"], inputs, "Draw")
+    pictures = g.show(sampler, model, "Houses of the domain", "06_house")
+    place([
+        [g.explain(notes.SWEEP)],
+        [g.group("Model and words", [model, domain, words]),
+         g.group("Pictures to draw", [few, *inputs], colour=DATA_FRAME)],
+        [g.group("Compare", [sweep], [grid], colour=DRAW_FRAME),
+         g.group("Draw with what was chosen", [prompt, enhanced], [sampler], pictures, colour=DRAW_FRAME)],
+    ])  # fmt: skip
+
+
 WORKFLOWS: dict[str, Callable[[Workflow], None]] = {
     "01 teach a domain": teach,
     "02 same category": same_category,
     "03 other categories": other_categories,
     "04 extra attributes": extra_attributes,
     "05 with a subject LoRA": with_subject,
+    "06 choose an enhancement": choose_enhancement,
 }
 
 

@@ -27,7 +27,7 @@ OTHERS = [category for category in CATEGORIES if category != TAUGHT]
 EACH_OF_ALL, EACH = -(-LEAST // len(CATEGORIES)), -(-LEAST // len(OTHERS))
 SAMPLERS = {"KSampler", "DomainGalleryKSampler"}
 
-TEACH, SAME, OTHER, ATTRIBUTES, SUBJECT = WORKFLOWS
+TEACH, SAME, OTHER, ATTRIBUTES, SUBJECT, SWEEP = WORKFLOWS
 LORA_NODE = "Load LoRA of the domain"
 Stages = dict[str, tuple[str, str]]  # title of a node -> what the bar says, key in the report
 TEACH_STAGES: Stages = {
@@ -98,6 +98,7 @@ class Demo:
             OTHER: [images[0] for _, images in cross_rows(cross)[1::3]] + list(cross["V-uncond"].images[-2:]),
             ATTRIBUTES: [pictures.images[0] for pictures in extra.values()] + [last(extra).images[1]],
             SUBJECT: subject.images,
+            SWEEP: [images[0] for _, images in cross_rows(cross)[1:3] + cross_rows(cross)[4:6]],
         }
         return Scenarios(
             total(base.values()), total(erased.values()), intra[FACES], cross, total(extra.values()), subject

@@ -29,7 +29,7 @@ it. Press *Run*, wait some minutes, and look at the pictures on the right.
 4. Both LoRAs are saved to `output/loras`.
 5. Three samplers draw "a sks face" from the same noise: before, after erasing, after learning.
 
-Next: the workflows 02 to 05 draw with the domain.
+Next: the workflows 02 to 06 draw with the domain.
 """
 
 OWN_IMAGES = """
@@ -96,4 +96,18 @@ Then the domain and the subject are chained, and "a sks olis face" asks for both
 
 STRENGTH = """
 Does one of the two drown the other? Lower its **strength_model**, or raise that of the other, by 0.1.
+"""
+
+SWEEP = """
+# Choose an enhancement
+
+How much enhancement a category takes differs. *Enhancement Sweep* draws the same houses with both modes and
+several strengths, as one picture with labels. A column further to the right has more of the domain, until the
+pictures look overdone.
+
+Take the row and the column that you like over to *Domain Enhancement*. It stands between the LoRA and any
+sampler, here the host's own KSampler, and costs one more evaluation in each step.
+
+Two domains at once: load both LoRAs, and chain a second *Domain Enhancement* with the *Domain Prompts* of
+the other domain. A strength below 0 takes a domain out of the picture.
 """

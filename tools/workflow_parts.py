@@ -88,10 +88,12 @@ class Workflow(Graph):
     def prompt(self, clip: Socket, text: str, title: str) -> Node:
         return self.node("CLIPTextEncode", title=title, colour=GREEN, wide=300, tall=40, clip=clip, text=text)
 
+    def pictures(self, title: str, count: int) -> Node:
+        size: dict[str, Any] = {"width": self.numbers.size, "height": self.numbers.size, "batch_size": count}
+        return self.node("EmptyLatentImage", title=title, wide=300, **size)
+
     def latent_and_seed(self, control: str = "randomize") -> list[Node]:
-        n = self.numbers
-        size: dict[str, Any] = {"width": n.size, "height": n.size, "batch_size": n.pictures}
-        latent = self.node("EmptyLatentImage", title="Pictures", wide=300, **size)
+        latent = self.pictures("Pictures", self.numbers.pictures)
         return [latent, self.node("PrimitiveInt", title="Seed", control=control, wide=300, value=0)]
 
     # what is learned from
@@ -142,11 +144,22 @@ class Workflow(Graph):
             **self.sampling,
         )  # fmt: skip
 
+    def sweep(self, model: Node, words: Node, decoder: Node, inputs: list[Node], title: str) -> Node:
+        """Add a sweep around the strength that suits the model."""
+        latent, seed = inputs
+        steps = (0, 0.5, 1, 2, 3)
+        return self.node(
+            "DomainGallerySweep", title=title, colour=PURPLE, wide=300, model=model["model"],
+            positive=words["target"], negative=words["empty"], prompts=words["prompts"], vae=decoder["vae"],
+            enhancements=", ".join(f"{self.numbers.v_uncond * step:g}" for step in steps),
+            latent_image=latent["latent"], seed=seed["int"], denoise=1.0, **self.sampling,
+        )  # fmt: skip
+
+    def save(self, images: Socket, title: str, prefix: str, *, tall: int = 280) -> Node:
+        name = f"domaingallery/{prefix}"
+        return self.node("SaveImage", title=title, wide=300, tall=tall, images=images, filename_prefix=name)
+
     def show(self, latent: Node, model: Node, title: str, prefix: str) -> list[Node]:
         """Add what turns a latent into saved pictures."""
         decode = self.node("VAEDecode", wide=300, samples=latent["latent"], vae=model["vae"])
-        prefix = f"domaingallery/{prefix}"
-        save = self.node(
-            "SaveImage", title=title, wide=300, tall=280, images=decode["image"], filename_prefix=prefix
-        )
-        return [decode, save]
+        return [decode, self.save(decode["image"], title, prefix)]
