@@ -75,14 +75,15 @@ def _width(tensor: Tensor | None) -> int:
 
 
 def check_family(model: ModelPatcher, conds: list[Conditioning]) -> None:
-    """Check that conditionings have the width that a MODEL reads, where it tells.
+    """Check that conditionings have the width that a UNet reads; other networks do not tell.
 
     Raises:
         InputError: the text encoder of another model made one.
     """
-    width = model.model.model_config.unet_config.get("context_dim")
+    config = model.model.model_config.unet_config
+    width = config.get("context_dim") if config.get("use_spatial_transformer") else None
     for tensor in (each[0] for cond in conds for each in cond):
-        if isinstance(width, int) and isinstance(tensor, Tensor) and tensor.shape[-1] != width:
+        if width and isinstance(tensor, Tensor) and tensor.shape[-1] != width:
             raise InputError(
                 f"Expected prompts encoded for this model, {width} numbers for a token, "
                 f"got {tensor.shape[-1]}. Connect the text encoder that belongs to the model."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.conds
 from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.errors import InputError
@@ -67,6 +68,7 @@ class DomainGalleryPrompts(io.ComfyNode):
             bare=encode(identifier),
             empty=encode(""),
         )
+        check_told_apart(prompts)
         return io.NodeOutput(prompts, prompts.target, prompts.source, prompts.bare, prompts.empty)
 
 
@@ -87,3 +89,17 @@ def checked_words(identifier: str, category: str) -> tuple[str, str]:
             "Enter a rare word such as sks as the identifier."
         )
     return identifier, category
+
+
+def check_told_apart(prompts: DomainPrompts) -> None:
+    """Check that the text encoder reads the identifier.
+
+    Raises:
+        InputError: the prompt is encoded as it is without the identifier, which is cut off or unknown.
+    """
+    if comfy.conds.is_equal(prompts.target[0][0], prompts.source[0][0]):
+        raise InputError(
+            f"Expected an identifier that the text encoder reads, got {prompts.identifier!r}: "
+            f"{prompts.target_text!r} and {prompts.source_text!r} are the same to it. "
+            "Take another word or a shorter category."
+        )

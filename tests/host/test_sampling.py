@@ -421,3 +421,20 @@ def test_notes_are_shown_on_the_node(nodes, model, prompts, monkeypatch):
     enhanced = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts)
     predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
     assert len(said) == 2
+
+
+def test_an_identifier_that_the_text_encoder_does_not_read_is_refused(nodes):
+    class Clip:
+        """Knows no word of three letters."""
+
+        def tokenize(self, text):
+            return [word for word in text.split() if len(word) != 3]
+
+        def encode_from_tokens_scheduled(self, tokens):
+            return [[torch.tensor([[[float(len(word))] for word in tokens]]), {}]]
+
+    node = nodes("nodes.prompts").DomainGalleryPrompts
+
+    assert node.execute(Clip(), "olis", "face")[0].identifier == "olis"
+    with pytest.raises(Exception, match="got 'sks': 'a sks face' and 'a face' are the same to it"):
+        node.execute(Clip(), "sks", "face")
