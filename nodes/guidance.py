@@ -7,7 +7,6 @@ Eq. 6 to whatever guidance came out.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +29,10 @@ KEY = "domaingallery"
 NONE, V_UNCOND, VN_N = MODES = list(guidance.MODES)
 # What a mode compares the base with, by its name in a guider.
 COUNTERPARTS = {V_UNCOND: "negative", VN_N: "positive"}
+NOTHING_ADDED = (
+    "{mode} adds nothing: its base is the same as the {name}. Does the prompt hold the identifier, and is it "
+    "short enough for the text encoder?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,7 +120,7 @@ class EnhancedSampling:
         self.enhancements = enhancements
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-        _Run(executor.class_obj, self.enhancements)
+        _Run(executor.class_obj, self.enhancements).begin()
         return executor(*args, **kwargs)
 
 
@@ -136,11 +139,16 @@ class _Run:
             for name, e in self.bases.items()
             if (e.start, e.end) != (0.0, 1.0)
         }
-        conds = {name: base_for(guider.conds, COUNTERPARTS[e.mode], e.base) for name, e in self.bases.items()}
-        self.own = {name: {cond["uuid"] for cond in base} for name, base in conds.items()}
-        register_hooks(guider, conds)
-        guider.conds.update(conds)
-        options = guider.model_options  # the guider's own for this run
+        self.conds = {
+            name: base_for(guider.conds, COUNTERPARTS[e.mode], e.base) for name, e in self.bases.items()
+        }
+        self.own = {name: {cond["uuid"] for cond in base} for name, base in self.conds.items()}
+
+    def begin(self) -> None:
+        """Give the guider the bases, and hook into its predictions for this run."""
+        register_hooks(self.guider, self.conds)
+        self.guider.conds.update(self.conds)
+        options = self.guider.model_options  # a copy that the run alone uses
         for kind, wrapper in (
             (WrappersMP.PREDICT_NOISE, self.predict_noise),
             (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
@@ -180,12 +188,7 @@ class _Run:
             counterpart = COUNTERPARTS[enhancement.mode]
             if self.rows[name] is self.rows[counterpart]:
                 del self.bases[name]
-                text = (
-                    f"{enhancement.mode} adds nothing: its base is the same as the {counterpart}. "
-                    "Does the prompt hold the identifier, and is it short enough for the text encoder?"
-                )
-                logging.warning("DomainGallery: %s", text)
-                say(enhancement.node, text)
+                say(enhancement.node, NOTHING_ADDED.format(mode=enhancement.mode, name=counterpart))
 
     def _wanted(self) -> list[Cond]:
         names = [*self.active, *(COUNTERPARTS[self.bases[name].mode] for name in self.active)]
