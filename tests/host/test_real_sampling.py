@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.host.test_real_host import node
-from tools.host_client import Event, PromptError
+from tools.host_client import Event, Interrupted, PromptError
 
 LORA = "sketchbook_cyanotype.safetensors"
 LIMITS = {"start_percent": 0.1, "end_percent": 0.9, "rescale": 0.3}
@@ -235,3 +235,30 @@ def test_what_there_is_to_note_is_shown_on_the_node(host):
         texts = [event.text for event in events if event.kind == "text" and event.node == name]
         assert any("no LoRA" in text for text in texts)
         assert any("adds nothing" in text for text in texts)
+
+
+def test_a_sweep_shows_how_far_it_is_and_can_be_cancelled(host):
+    prompt = {name: graph()[name] for name in ("demo", "lora", "words", "empty")}
+    prompt["sweep"] = node(
+        "DomainGallerySweep", model=["lora", 0], positive=["words", 1], negative=["words", 4],
+        prompts=["words", 0], vae=["demo", 2], modes="both", enhancements="0, 0.6",
+        latent_image=["empty", 0], **SAMPLING,
+    )  # fmt: skip
+    prompt["show"] = node("PreviewImage", images=["sweep", 0])
+    events: list[Event] = []
+
+    outputs = host.client.run(prompt, on_event=events.append)
+
+    assert len(outputs["show"]["images"]) == 1
+    seen = [event for event in events if event.node == "sweep"]
+    assert any(e.kind == "progress" and e.value == e.max == 3 * SAMPLING["steps"] for e in seen)
+    assert any(e.kind == "text" and "of 3 pictures" in e.text for e in seen)
+
+    prompt["sweep"]["inputs"]["steps"] = 1000
+    submission = host.client.submit(prompt)
+    with pytest.raises(Interrupted), submission:
+        for event in submission:
+            if event.kind == "progress" and event.node == "sweep":
+                submission.interrupt()
+    prompt["sweep"]["inputs"]["steps"] = 1
+    assert "show" in host.client.run(prompt)
