@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import comfy.conds
@@ -112,6 +113,11 @@ def register_hooks(guider: comfy.samplers.CFGGuider, bases: dict[str, Cond]) -> 
 def has_hooks(cond: Cond) -> bool:
     """Tell whether a conditioning brings changes of the model, such as a LoRA of its own."""
     return any("hooks" in each or ("control" in each and each["control"].get_extra_hooks()) for each in cond)
+
+
+def lacks_lora(model: ModelPatcher, conds: Iterable[Cond]) -> bool:
+    """Tell whether neither a MODEL nor one of the conditionings has a LoRA."""
+    return not (model.patches or model.injections or any(map(has_hooks, conds)))
 
 
 def same(first: Cond, second: Cond) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..domaingallery_core import guidance
 from ..domaingallery_core.errors import InputError
-from .conditionings import Cond, base_for, coverage, register_hooks, same
+from .conditionings import Cond, base_for, coverage, lacks_lora, register_hooks, same
 from .host import say
 from .sockets import Conditioning, DomainPrompts
 
@@ -29,6 +29,7 @@ KEY = "domaingallery"
 NONE, V_UNCOND, VN_N = MODES = list(guidance.MODES)
 # What a mode compares the base with, by its name in a guider.
 COUNTERPARTS = {V_UNCOND: "negative", VN_N: "positive"}
+NO_LORA = "This model has no LoRA: unless the domain is in its checkpoint, this is plain prompting."
 NOTHING_ADDED = (
     "{mode} adds nothing: its base is the same as the {name}. Does the prompt hold the identifier, and is it "
     "short enough for the text encoder?"
@@ -146,6 +147,9 @@ class _Run:
 
     def begin(self) -> None:
         """Give the guider the bases, and hook into its predictions for this run."""
+        if lacks_lora(self.guider.model_patcher, (self.guider.conds | self.conds).values()):
+            for enhancement in self.bases.values():
+                say(enhancement.node, NO_LORA)
         register_hooks(self.guider, self.conds)
         self.guider.conds.update(self.conds)
         options = self.guider.model_options  # a copy that the run alone uses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -12,13 +12,13 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 from comfy.model_patcher import ModelPatcher
-from comfy.sampler_helpers import cond_has_hooks, convert_cond
+from comfy.sampler_helpers import convert_cond
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.errors import InputError
-from .conditionings import check_encoder, check_family
-from .guidance import NONE, V_UNCOND, enhance_model, make_enhancement
+from .conditionings import check_encoder, check_family, lacks_lora
+from .guidance import NO_LORA, NONE, V_UNCOND, enhance_model, make_enhancement
 from .host import node_id, say
 from .sampling_inputs import (
     ALIASES,
@@ -33,8 +33,6 @@ from .sampling_inputs import (
     sampler_inputs,
 )
 from .sockets import CATEGORY, Conditioning, DomainPrompts
-
-NO_LORA = "This model has no LoRA: unless the domain is in its checkpoint, this is plain prompting."
 
 
 def enhanced(
@@ -65,14 +63,9 @@ def enhanced(
     check_family(model, known)
     if enhancement and conds:
         check_encoder(convert_cond(enhancement.base), convert_cond(conds[0]))
-    if lacks_lora(model, known):
-        say(node, NO_LORA)
+    if conds and not enhancement and lacks_lora(model, map(convert_cond, conds)):
+        say(node, NO_LORA)  # an enhancement says it when it is sampled, as a LoRA may be applied after it
     return enhance_model(model, enhancement)
-
-
-def lacks_lora(model: ModelPatcher, conds: Iterable[Conditioning]) -> bool:
-    """Tell whether neither a MODEL nor one of its conditionings has a LoRA."""
-    return not (model.patches or model.injections or any(cond_has_hooks(cond) for cond in conds))
 
 
 def make_guider(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 
+from comfy.sampler_helpers import convert_cond
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.grids import labelled_grid
-from .guidance import NONE, V_UNCOND, VN_N
+from .conditionings import lacks_lora
+from .guidance import NO_LORA, NONE, V_UNCOND, VN_N
 from .host import Progress, duration, node_id
-from .sampling import NO_LORA, lacks_lora, make_guider, sample, schedule
+from .sampling import make_guider, sample, schedule
 from .sampling_inputs import (
     ALIASES,
     cfg_input,
@@ -80,20 +82,21 @@ class DomainGallerySweep(io.ComfyNode):
             for mode, strength in row
         }  # fmt: skip
         sigmas = schedule(model, steps, sampler_name, scheduler, denoise)
-        progress = Progress(node_id(cls), len(guiders) * max(len(sigmas) - 1, 1))
+        each = max(len(sigmas) - 1, 1)
+        progress = Progress(node_id(cls), len(guiders) * each)
         started = time.perf_counter()
         drawn: dict[tuple[str, float], Tensor] = {}
         for key, guider in guiders.items():
 
             def show(step: int, x0: Tensor, x: Tensor, total: int, before: int = len(drawn)) -> None:
-                done = before * total + step + 1
+                done = before * each + min(step + 1, each)  # some samplers take more steps
                 left = (time.perf_counter() - started) * (progress.total - done) / done
                 progress.update(done, f"{before} of {len(guiders)} pictures, {duration(left)} left")
 
             latent = sample(guider, sampler_name, sigmas, latent_image, seed, show)
             drawn[key] = vae.decode(latent["samples"]).flatten(0, -4)  # video VAEs add a dimension for frames
         progress.say(f"{len(guiders)} pictures in {duration(time.perf_counter() - started)}")
-        if lacks_lora(model, (positive, negative)):
+        if lacks_lora(model, map(convert_cond, (positive, negative))):
             progress.say(NO_LORA)
         cells = [[drawn[key] for key in row] for row in table]
         return io.NodeOutput(labelled_grid(cells, rows, [f"{strength:g}" for strength in strengths]))

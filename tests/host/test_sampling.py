@@ -410,17 +410,21 @@ def test_notes_are_shown_on_the_node(nodes, model, prompts, monkeypatch):
     for module in ("nodes.sampling", "nodes.guidance"):
         monkeypatch.setattr(nodes(module), "say", lambda node, text: said.append(text))
 
-    enhanced = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts)
-    assert len(said) == 1 and "no LoRA" in said[0]
+    options = {"mode": "VN-N", "enhancement": 0.7, "prompts": prompts}
+    enhanced = patched(nodes, model, **options)
+    assert not said, "a LoRA may be applied after the patch"
     predict(enhanced, prompts.source, prompts.empty, cfg=3.0)
-    assert len(said) == 2 and "the same as the positive" in said[1] and "identifier" in said[1]
+    assert len(said) == 2 and "no LoRA" in said[0]
+    assert "the same as the positive" in said[1] and "identifier" in said[1]
 
     key = "diffusion_model.out.2.weight"
-    model = model.clone()
-    model.add_patches({key: ("diff", (torch.zeros_like(model.model.state_dict()[key]),))})
-    enhanced = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts)
+    enhanced = enhanced.clone()
+    enhanced.add_patches({key: ("diff", (torch.zeros_like(model.model.state_dict()[key]),))})
     predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
     assert len(said) == 2
+
+    draw(nodes, "Domain KSampler", model, prompts.target, prompts.empty, latent(), options | {"mode": "none"})
+    assert len(said) == 3 and "no LoRA" in said[2]
 
 
 def test_an_identifier_that_the_text_encoder_does_not_read_is_refused(nodes):
