@@ -328,6 +328,27 @@ def test_rows_that_are_evaluated_apart_are_completed(nodes, model, prompts):
     assert rows == [3, 1]
 
 
+@pytest.mark.parametrize("mode", ENHANCED)
+def test_rows_that_are_not_recognised_are_evaluated_again(nodes, model, prompts, mode):
+    """A hook that evaluates copies of the conditionings, as context windows do: right, but in two batches."""
+    samplers = host_module("comfy.samplers")
+
+    def evaluate(args):
+        copies = [list(cond) for cond in args["conds"]]
+        return samplers.calc_cond_batch(
+            args["model"], copies, args["input"], args["sigma"], args["model_options"]
+        )
+
+    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts)
+    plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+    enhanced.set_model_sampler_calc_cond_batch_function(evaluate)
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(found, plain)
+    assert rows == [2, 2]
+
+
 def test_a_model_is_left_as_it_was(nodes, model, prompts):
     before = predict(model, prompts.target, prompts.empty, cfg=3.0)[0]
     enhanced = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts)
