@@ -9,14 +9,17 @@ from typing import Any, Literal, Self, get_args
 
 from .errors import InputError
 
-Method = Literal["erasure", "domaingallery", "dreambooth"]
+Method = Literal["erasure", "domaingallery", "dreambooth", "personalization"]
 SimilarityScale = Literal["released", "paper"]
 
-#: The loss terms of each method besides "target", which no weight scales (Eq. 5).
+#: The terms of Eq. 7 that read images of a subject and of its category.
+SUBJECT_TERMS = ("subject", "subject_prior")
+#: The loss terms of each method besides "target", which no weight scales (Eq. 5, 7).
 TERMS: dict[str, tuple[str, ...]] = {
     "erasure": ("prior", "disentanglement", "erasure"),
     "domaingallery": ("prior", "disentanglement", "similarity"),
     "dreambooth": ("prior",),
+    "personalization": ("prior", "disentanglement", "similarity", *SUBJECT_TERMS),
 }
 
 
@@ -78,12 +81,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWeights(Plan):
-    """Weigh the terms of Eq. 5; a term with weight 0 is not computed at all."""
+    """Weigh the terms of Eq. 5 and 7; a term with weight 0 is not computed at all."""
 
     prior: float = 1.0
     disentanglement: float = 10.0
     erasure: float = 10.0
     similarity: float = 1.0
+    subject: float = 1.0
+
+    @property
+    def subject_prior(self) -> float:
+        """Return the weight of the prior term of a subject, lambda_subject lambda_prior (Eq. 7)."""
+        return self.subject * self.prior
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -169,7 +178,7 @@ class TrainingPlan(Plan):
 
     def needs_source(self) -> bool:
         """Tell whether the run reads source images."""
-        return any(map(self.uses, TERMS[self.method]))
+        return any(self.uses(term) for term in TERMS[self.method] if term not in SUBJECT_TERMS)
 
     def needs_empty(self) -> bool:
         """Tell whether the run reads the empty prompt (guidance inside the recurrent denoising)."""

@@ -1,4 +1,4 @@
-"""The mean-squared terms of the method and their weighted sum (Eq. 1, 2, 3, 5)."""
+"""The mean-squared terms of the method and their weighted sum (Eq. 1, 2, 3, 5, 7)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ def mean_squared_error(prediction: Tensor, wanted: Tensor) -> Tensor:
     return torch.nn.functional.mse_loss(prediction.to(dtype), wanted.to(dtype))
 
 
-def reconstruction(prediction: Tensor, wanted: Tensor) -> Tensor:
-    """Return Eq. 1, the terms "target" and "prior": regress on what the family predicts (B C H W)."""
-    return mean_squared_error(prediction, wanted)
+def reconstruction(prediction: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return Eq. 1, the terms "target" and "prior": regress on what the family predicts (B C H W).
+
+    Args:
+        mask: B 1 H W in 0..1; the mean over all elements is weighed by it.
+    """
+    if mask is None:
+        return mean_squared_error(prediction, wanted)
+    difference = (prediction - wanted).to(torch.promote_types(prediction.dtype, torch.float32))
+    mask = mask.to(difference).expand_as(difference)
+    return (mask * difference**2).sum() / mask.sum().clamp_min(1e-6)
 
 
 def erasure(source_to_target: Tensor, source: Tensor) -> Tensor:
@@ -32,6 +40,6 @@ def disentanglement(source: Tensor, source_base: Tensor) -> Tensor:
 
 
 def total(losses: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
-    """Return Eq. 5, the weighted sum of unweighted named terms; "target" has the weight 1."""
+    """Return Eq. 5 or 7, the weighted sum of unweighted named terms; "target" has the weight 1."""
     terms = [loss if name == "target" else getattr(weights, name) * loss for name, loss in losses.items()]
     return torch.stack(terms).sum()

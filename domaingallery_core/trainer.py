@@ -15,7 +15,7 @@ from torch import Tensor
 from . import objectives
 from .adapters import Adapter
 from .config import TrainingPlan
-from .datasets import Dataset, Examples, batches
+from .datasets import Dataset, batches
 from .denoiser import Condition, Conditions, Denoiser
 from .errors import InputError, TrainingError
 from .generators import generator
@@ -67,9 +67,12 @@ def train(
     began = time.perf_counter()
     device = adapter.parameters()[0].device
     with _training_mode(plan):
-        dataset = _ordinary_dataset(
-            dataset.restricted(target=plan.needs_target(), source=plan.needs_source())
-        )
+        dataset = dataset.restricted(
+            target=plan.needs_target(),
+            source=plan.needs_source(),
+            subject=plan.uses("subject"),
+            subject_source=plan.uses("subject_prior"),
+        ).map(_ordinary_tensor)
         conditions = _ordinary_conditions(conditions, plan, device)
         optimizer = make_optimizer(adapter, plan)
         order = batches(dataset, plan.batch_size, generator(plan.seed, "order"))
@@ -79,7 +82,7 @@ def train(
         for step in range(1, plan.steps + 1):
             batch = next(order).to(device)
             noised = draw(batch, denoiser.process, noise, plan.offset_noise)
-            terms = METHODS[plan.method](denoiser, adapter, noised, conditions, plan)
+            terms = METHODS[plan.method](denoiser, adapter, noised, conditions.part(batch.part), plan)
             values, finite = optimizer_step(optimizer, adapter, terms, plan)
             if finite:
                 bad = 0
@@ -144,23 +147,11 @@ def _ordinary_tensor(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _ordinary_dataset(dataset: Dataset) -> Dataset:
-    def ordinary(examples: Examples | None) -> Examples | None:
-        return None if examples is None else Examples(_ordinary_tensor(examples.latents))
-
-    return Dataset(target=ordinary(dataset.target), source=ordinary(dataset.source))
-
-
 def _ordinary_conditions(conditions: Conditions, plan: TrainingPlan, device: torch.device) -> Conditions:
-    def ordinary(condition: Condition | None) -> Condition | None:
-        if condition is None:
-            return None
+    def ordinary(condition: Condition) -> Condition:
         return Condition({name: _ordinary_tensor(t) for name, t in condition.tensors.items()}).to(device)
 
     for needed, name in ((plan.needs_source(), "source"), (plan.needs_empty(), "empty")):
         if needed and getattr(conditions, name) is None:
             raise InputError(f"Expected the {name} prompt for this training, got none. Connect the prompts.")
-    target = ordinary(conditions.target)
-    if target is None:
-        raise InputError("Expected the target prompt for this training, got none. Connect the prompts.")
-    return Conditions(target=target, source=ordinary(conditions.source), empty=ordinary(conditions.empty))
+    return conditions.map(ordinary)
