@@ -9,6 +9,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.config import LossWeights
+from ..domaingallery_core.datasets import Examples
 
 CATEGORY = "DomainGallery"
 
@@ -21,7 +22,11 @@ Conditioning = list[list[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DomainPrompts:
-    """Hold the words of a domain and the prompts made of them, encoded by one text encoder."""
+    """Hold the words of a domain and the prompts made of them, encoded by one text encoder.
+
+    Attributes:
+        more: the same for further categories of the domain.
+    """
 
     identifier: str
     category: str
@@ -29,6 +34,11 @@ class DomainPrompts:
     source: Conditioning
     bare: Conditioning
     empty: Conditioning
+    more: tuple[DomainPrompts, ...] = ()
+
+    def parts(self) -> tuple[DomainPrompts, ...]:
+        """Return the prompts of each category of the domain."""
+        return (self, *self.more)
 
     @property
     def target_text(self) -> str:
@@ -41,10 +51,23 @@ class DomainPrompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentDataset:
-    """Hold source and target images as the VAE encoded them, N C H W, not yet scaled for a model."""
+    """Hold source and target images as the VAE encoded them, not yet scaled for a model.
 
-    source: Tensor
-    target: Tensor | None = None
+    Attributes:
+        validation: target images that are held out of the training.
+        category: the word of the category; None where the dataset is not for particular prompts.
+        more: the same for further categories, or sizes, of the domain.
+    """
+
+    source: Examples
+    target: Examples | None = None
+    validation: Examples | None = None
+    category: str | None = None
+    more: tuple[LatentDataset, ...] = ()
+
+    def parts(self) -> tuple[LatentDataset, ...]:
+        """Return one dataset for each category or size of the domain."""
+        return (self, *self.more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

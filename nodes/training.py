@@ -12,14 +12,11 @@ from torch import Tensor
 
 from ..domaingallery_core.adapters import Adapter
 from ..domaingallery_core.config import LossWeights, TrainingPlan
-from ..domaingallery_core.datasets import Dataset as CoreDataset
-from ..domaingallery_core.datasets import Examples
-from ..domaingallery_core.denoiser import Conditions
-from ..domaingallery_core.errors import AdapterError, InputError
+from ..domaingallery_core.errors import AdapterError
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui
 from ..domaingallery_core.trainer import StepEvent, TrainingResult, train
-from .host import HostDenoiser, Progress, duration, kohya_names, node_id, training, training_latents
+from .host import HostDenoiser, Progress, duration, kohya_names, node_id, training
 from .sockets import (
     CATEGORY,
     Dataset,
@@ -30,6 +27,7 @@ from .sockets import (
     TrainedLora,
     TrainingOptions,
 )
+from .training_data import Pair, check_parts, checked_category, training_data, with_prompts
 
 
 def run(
@@ -39,17 +37,25 @@ def run(
     plan: TrainingPlan,
     node: str | None,
     start: Mapping[str, Tensor] | None = None,
+    *,
+    also: Pair | None = None,
+    subject: Pair | None = None,
 ) -> io.NodeOutput:
-    """Train a LoRA on a MODEL by a plan; return LORA_MODEL, LOSS_MAP and the loss terms for a client."""
+    """Train a LoRA on a MODEL by a plan; return LORA_MODEL, LOSS_MAP and the loss terms for a client.
+
+    Args:
+        also: further prompts whose identifier is erased with the domain's, on their own dataset.
+        subject: what joint personalization learns beside the domain.
+    """
+    domain = with_prompts(prompts, dataset)
+    if also is not None:
+        domain += with_prompts(*also)
+    check_parts(domain, plan)
     progress = Progress(node, plan.steps)
     progress.say("loading the model")
     with training(model) as device:
-        data = core_dataset(model, dataset, plan, device)
         denoiser = HostDenoiser(model)
-        encoded = denoiser.conditions(
-            [prompts.target, prompts.source, prompts.empty], (data.source or data.target).latents
-        )
-        conditions = Conditions(target=encoded[0], source=encoded[1], empty=encoded[2])
+        data, conditions = training_data(model, denoiser, domain, device, subject)
         with Adapter.inject(
             model.model.diffusion_model, plan.adapter(), generator(plan.seed, "adapter")
         ) as adapter:
@@ -57,27 +63,11 @@ def run(
                 adapter.load(start)
             result = train(denoiser, adapter, data, conditions, plan, lambda event: show(progress, event))
     lora = TrainedLora(
-        core_to_comfyui(result.state_dict), metadata=metadata(prompts, plan), kohya_names=kohya_names(model)
+        core_to_comfyui(result.state_dict),
+        metadata=metadata(prompts, plan, subject and subject[0]),
+        kohya_names=kohya_names(model),
     )
     return io.NodeOutput(lora, loss_map(result), ui=interface(result))
-
-
-def core_dataset(model: ModelPatcher, dataset: LatentDataset, plan: TrainingPlan, device) -> CoreDataset:
-    """Return the part of a dataset that a plan reads, as the model sees it.
-
-    Raises:
-        InputError: the plan needs target images and there are none.
-    """
-    if plan.needs_target() and dataset.target is None:
-        raise InputError(
-            "Expected images of the domain, got a dataset without them. "
-            "Connect target_images of the Dataset node."
-        )
-    target, source = (
-        Examples(training_latents(model, latents, device)) if needed and latents is not None else None
-        for latents, needed in ((dataset.target, plan.needs_target()), (dataset.source, plan.needs_source()))
-    )
-    return CoreDataset(target=target, source=source)
 
 
 def show(progress: Progress, event: StepEvent) -> None:
@@ -88,12 +78,17 @@ def show(progress: Progress, event: StepEvent) -> None:
     )
 
 
-def metadata(prompts: DomainPrompts, plan: TrainingPlan) -> dict[str, str]:
+def metadata(
+    prompts: DomainPrompts, plan: TrainingPlan, subject: DomainPrompts | None = None
+) -> dict[str, str]:
     """Return what a file of the LoRA says about itself; the first keys are those that other programs read."""
+    trigger = ", ".join(part.target_text for part in prompts.parts())
+    if subject is not None:
+        trigger = f"a {prompts.identifier} {subject.identifier} {subject.category}"
     return {
         "format": "pt",
         "modelspec.title": f"{prompts.identifier} {prompts.category}",
-        "modelspec.trigger_phrase": prompts.target_text,
+        "modelspec.trigger_phrase": trigger,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(plan.rank),
         "ss_network_alpha": f"{plan.alpha:g}",
@@ -219,6 +214,18 @@ class DomainGalleryErase(io.ComfyNode):
             inputs=[
                 *training_inputs(500, 1e-4),
                 Options.Input("options", optional=True, tooltip=OPTIONS_TOOLTIP),
+                Prompts.Input(
+                    "subject_prompts",
+                    optional=True,
+                    tooltip="From a second Domain Prompts: another identifier that is erased with the first, "
+                    "such as that of a subject. The steps are shared.",
+                ),
+                Dataset.Input(
+                    "subject_dataset",
+                    optional=True,
+                    tooltip="Source images for the second identifier. Without it those of dataset serve, if "
+                    "the category is the same.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output(display_name="lora", tooltip=LORA_OUTPUT),
@@ -228,9 +235,15 @@ class DomainGalleryErase(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, prompts, dataset, steps, learning_rate, seed, options=None) -> io.NodeOutput:
+    def execute(
+        cls, model, prompts, dataset, steps, learning_rate, seed, options=None, subject_prompts=None,
+        subject_dataset=None,
+    ) -> io.NodeOutput:  # fmt: skip
         plan = plan_of("erasure", steps, learning_rate, seed, options or TrainingOptions(), similarity=0.0)
-        return run(model, prompts, dataset, plan, node_id(cls))
+        also = None
+        if subject_prompts is not None:
+            also = subject_prompts, checked_category(subject_prompts, subject_dataset, prompts, dataset)
+        return run(model, prompts, dataset, plan, node_id(cls), also=also)
 
 
 class DomainGalleryTrain(io.ComfyNode):

@@ -15,8 +15,18 @@ INPUTS = {
         "model", "vae", "prompts", "count", "width", "height", "steps", "cfg", "sampler_name", "scheduler",
         "batch_size", "seed",
     ],
-    "DomainGalleryDataset": ["vae", "source_images", "target_images"],
-    "DomainGalleryErase": ["model", "prompts", "dataset", "steps", "learning_rate", "seed", "options"],
+    "DomainGalleryLoadImages": ["folder"],
+    "DomainGalleryDataset": [
+        "vae", "source_images", "target_images", "prompts", "masks", "categories", "fit", "flip", "held_out",
+    ],
+    "DomainGalleryErase": [
+        "model", "prompts", "dataset", "steps", "learning_rate", "seed", "options", "subject_prompts",
+        "subject_dataset",
+    ],
+    "DomainGalleryPersonalize": [
+        "model", "prompts", "dataset", "steps", "learning_rate", "seed", "subject_prompts", "subject_dataset",
+        "subject_weight", "erased", "options",
+    ],
     "DomainGalleryTrain": [
         "model", "prompts", "dataset", "steps", "learning_rate", "seed", "erased", "options",
     ],
@@ -34,9 +44,11 @@ INPUTS = {
 OUTPUTS = {
     "DomainGalleryPrompts": ["DG_PROMPTS", *["CONDITIONING"] * 4],
     "DomainGallerySourceImages": ["IMAGE"],
+    "DomainGalleryLoadImages": ["IMAGE", "STRING"],
     "DomainGalleryDataset": ["DG_DATASET"],
     "DomainGalleryErase": ["LORA_MODEL", "LOSS_MAP"],
     "DomainGalleryTrain": ["LORA_MODEL", "LOSS_MAP"],
+    "DomainGalleryPersonalize": ["LORA_MODEL", "LOSS_MAP"],
     "DomainGalleryOptions": ["DG_OPTIONS"],
     "DomainGallerySaveLora": ["STRING"],
     "DomainGalleryGuider": ["GUIDER"],

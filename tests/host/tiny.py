@@ -94,6 +94,14 @@ def tiny_latents(count: int, seed: int = 0, channels: int = 4) -> torch.Tensor:
         return torch.randn(count, channels, SIZE, SIZE, generator=generator) * 5
 
 
+def tiny_dataset(nodes: Any, sources: int = 5, *, seed: int = 0) -> Any:
+    """Return a LatentDataset of that many source and of three target images."""
+    examples = nodes("domaingallery_core.datasets").Examples
+    return nodes("nodes.sockets").LatentDataset(
+        source=examples(tiny_latents(sources, seed)), target=examples(tiny_latents(3, seed + 1))
+    )
+
+
 def weights_of(model: Any) -> dict[str, torch.Tensor]:
     """Return copies of all weights, to compare with later."""
     return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
