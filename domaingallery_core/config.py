@@ -180,6 +180,15 @@ class TrainingPlan(Plan):
         """Tell whether the run reads source images."""
         return any(self.uses(term) for term in TERMS[self.method] if term not in SUBJECT_TERMS)
 
+    def reads(self) -> dict[str, bool]:
+        """Tell which images the run reads, by the words of `Dataset.restricted`."""
+        return {
+            "target": self.needs_target(),
+            "source": self.needs_source(),
+            "subject": self.uses("subject"),
+            "subject_source": self.uses("subject_prior"),
+        }
+
     def needs_empty(self) -> bool:
         """Tell whether the run reads the empty prompt (guidance inside the recurrent denoising)."""
         return self.uses("similarity") and self.denoise_guidance != 1.0

@@ -67,12 +67,8 @@ def train(
     began = time.perf_counter()
     device = adapter.parameters()[0].device
     with _training_mode(plan):
-        dataset = dataset.restricted(
-            target=plan.needs_target(),
-            source=plan.needs_source(),
-            subject=plan.uses("subject"),
-            subject_source=plan.uses("subject_prior"),
-        ).map(_ordinary_tensor)
+        dataset = dataset.restricted(**plan.reads()).map(_ordinary_tensor)
+        _check_similarity(dataset, plan)
         conditions = _ordinary_conditions(conditions, plan, device)
         optimizer = make_optimizer(adapter, plan)
         order = batches(dataset, plan.batch_size, generator(plan.seed, "order"))
@@ -140,6 +136,16 @@ def _training_mode(plan: TrainingPlan) -> Iterator[None]:
         if plan.dropout > 0:
             torch.manual_seed(generator(plan.seed, "dropout").initial_seed())
         yield
+
+
+def _check_similarity(dataset: Dataset, plan: TrainingPlan) -> None:
+    """Raise InputError where the similarity term would compare images with themselves."""
+    counts = [len(part.source) for part in dataset.parts() if part.source is not None]
+    if plan.uses("similarity") and min(counts, default=0) < 3:
+        raise InputError(
+            f"Expected at least 3 source images of each category for the similarity term, got {min(counts)}. "
+            "Draw more or set the similarity weight to 0."
+        )
 
 
 def _ordinary_tensor(tensor: Tensor) -> Tensor:

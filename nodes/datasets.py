@@ -17,7 +17,7 @@ from ..domaingallery_core.datasets import Examples
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.images import CROPS, Size, bucket_sizes, checked_images, nearest_bucket
-from .host import check_interrupt
+from .host import Progress, check_interrupt, node_id
 from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
 
 ENCODED_AT_ONCE = 8
@@ -102,6 +102,7 @@ class DomainGalleryDataset(io.ComfyNode):
                     "validation loss is measured on them.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 Dataset.Output(
                     display_name="dataset", tooltip="For Erase Prior Attributes and Train Domain LoRA."
@@ -130,7 +131,26 @@ class DomainGalleryDataset(io.ComfyNode):
                     "category out of Domain Prompts."
                 )
             parts += category_parts(vae[0], source, chosen, word, fit or FITS[0], bool(flip), held_out or 0)
+        Progress(node_id(cls), 1).say(summary(parts))
         return io.NodeOutput(replace(parts[0], more=tuple(parts[1:])))
+
+
+def summary(parts: Sequence[LatentDataset]) -> str:
+    """Return what a dataset holds, in a line for the node."""
+    texts = []
+    for part in parts:
+        text = f"{len(part.source)} source images"
+        if part.target is not None:
+            masked = " with masks" if part.target.masks is not None else ""
+            text = f"{len(part.target)} images{masked}, {text}"
+        if part.validation is not None:
+            text += f", {len(part.validation)} held out"
+        height, width = part.source.latents.shape[-2:]
+        shape = (
+            f" ({width} x {height} latents)" if len({p.source.latents.shape[2:] for p in parts}) > 1 else ""
+        )
+        texts.append(f"{part.category}: {text}{shape}" if part.category else f"{text}{shape}")
+    return "; ".join(texts)
 
 
 def by_category(images: Sequence[Tensor], words: Sequence[str | None]) -> list[Tensor]:

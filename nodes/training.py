@@ -55,7 +55,7 @@ def run(
     progress.say("loading the model")
     with training(model) as device:
         denoiser = HostDenoiser(model)
-        data, conditions = training_data(model, denoiser, domain, device, subject)
+        data, conditions = training_data(model, denoiser, domain, plan, device, subject)
         with Adapter.inject(
             model.model.diffusion_model, plan.adapter(), generator(plan.seed, "adapter")
         ) as adapter:

@@ -49,6 +49,12 @@ def check_parts(domain: Sequence[Pair], plan: TrainingPlan) -> None:
             "Expected images of the domain, got a dataset without them. "
             "Connect target_images of the Dataset node."
         )
+    images = sum(len(part.target) for _, part in domain if part.target is not None)
+    if plan.needs_target() and images < 2:
+        raise InputError(
+            f"Expected at least 2 images of the domain, got {images}: what is of the domain is what images "
+            "share. Add images."
+        )
 
 
 def checked_category(
@@ -73,10 +79,11 @@ def training_data(
     model: ModelPatcher,
     denoiser: HostDenoiser,
     domain: Sequence[Pair],
+    plan: TrainingPlan,
     device: torch.device,
     subject: Pair | None = None,
 ) -> tuple[Dataset, Conditions]:
-    """Return latents as the model sees them, and the conditions of each part, all on a device.
+    """Return the latents that a plan reads, as the model sees them, and the conditions of each part.
 
     Raises:
         InputError: latents or prompts come from another family than the model.
@@ -86,18 +93,17 @@ def training_data(
     if subject is not None:
         prompts.append(subject[0])
         datasets[0] = replace(datasets[0], subject=core_dataset(model, subject[1], device))
-    encoded = denoiser.conditions(
-        [c for part in prompts for c in (part.target, part.source, part.empty)], size_of(datasets[0])
-    )
-    found = [
-        Conditions(target=target, source=source, empty=empty)
-        for target, source, empty in zip(*(encoded[i::3] for i in range(3)), strict=True)
-    ]
-    spoken = found.pop() if subject is not None else None
-    return (
-        replace(datasets[0], more=tuple(datasets[1:])),
-        replace(found[0], subject=spoken, more=tuple(found[1:])),
-    )
+    texts = [c for part in prompts for c in (part.target, part.source, part.empty)]
+
+    def conditions(number: int, part: Dataset) -> Conditions:
+        # All are encoded together, to one length, and anew for each part, as some families read its size.
+        target, source, empty = denoiser.conditions(texts, size_of(part))[3 * number : 3 * number + 3]
+        return Conditions(target=target, source=source, empty=empty)
+
+    found = [conditions(number, part) for number, part in enumerate(datasets)]
+    spoken = None if subject is None else conditions(len(datasets), datasets[0])
+    data = replace(datasets[0], more=tuple(datasets[1:])).restricted(**plan.reads())
+    return data, replace(found[0], subject=spoken, more=tuple(found[1:]))
 
 
 def size_of(dataset: Dataset) -> Tensor:

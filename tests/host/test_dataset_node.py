@@ -177,3 +177,19 @@ def test_what_cannot_work_is_named(nodes, source, target, options, message):
         options = options | {"prompts": words(nodes, *options["prompts"])}
     with pytest.raises(Exception, match=message):
         execute(nodes, source, target, **options)
+
+
+def test_the_node_says_what_it_holds(nodes, monkeypatch):
+    said = []
+    monkeypatch.setattr(nodes("nodes.host").Progress, "say", lambda self, text: said.append(text))
+    given = {"prompts": words(nodes, "face", "house"), "masks": torch.ones(4, 32, 32), "held_out": 1}
+
+    execute(nodes, SOURCE)
+    execute(nodes, [SOURCE, SOURCE[:2]], torch.rand(4, 32, 32, 3), categories="2 face, 2 house",
+            **given)  # fmt: skip
+
+    assert said == [
+        "4 source images",
+        "face: 1 images with masks, 4 source images, 1 held out; "
+        "house: 1 images with masks, 2 source images, 1 held out",
+    ]

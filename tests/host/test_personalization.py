@@ -198,3 +198,22 @@ def test_an_identifier_of_many_tokens_is_warned_about(nodes, monkeypatch):
     assert not short.ui and "got 'myword' with 6" in long.ui["text"][0]
     assert said == long.ui["text"]
     assert [part.target_text for part in long[0].parts()] == ["a myword face", "a myword house"]
+
+
+def test_each_size_has_the_conditions_of_its_size(nodes):
+    """Models such as SDXL read the size of an image; with buckets it differs between the parts."""
+    data, sockets = nodes("nodes.training_data"), nodes("nodes.sockets")
+    examples = nodes("domaingallery_core.datasets").Examples
+    model, prompts = tiny_model(pooled=5), tiny_prompts(nodes, pooled=5)
+    plan = nodes("nodes.training").plan_of("erasure", 1, 1e-3, 0, sockets.TrainingOptions(), similarity=0.0)
+    wide = sockets.LatentDataset(source=examples(torch.zeros(3, 4, 4, 16)))
+    both = replace(wide, source=examples(torch.zeros(3, 4, 8, 8)), more=(wide,))
+
+    pairs = data.with_prompts(prompts, both)
+    found, conditions = data.training_data(
+        model, nodes("nodes.host").HostDenoiser(model), pairs, plan, torch.device("cpu")
+    )
+
+    sizes = [conditions.part(i).source.tensors["y"][0, -2:].tolist() for i in (0, 1)]
+    assert [part.source.latents.shape[2:] for part in found.parts()] == [(8, 8), (4, 16)]
+    assert sizes == [[1.0, 1.0], [2.0, 0.5]]

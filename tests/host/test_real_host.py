@@ -79,8 +79,10 @@ def files(host) -> set[str]:
 def test_the_main_path_runs_and_shows_what_it_does(host):
     """Losses of every term come back, progress and text are shown, and the file is where it says."""
     events: list[Event] = []
+    prompt = graph()
+    prompt["source"]["inputs"]["seed"] = 4711  # of no other test, so nothing is kept on disk
 
-    outputs = host.client.run(graph(), on_event=events.append)
+    outputs = host.client.run(prompt, on_event=events.append)
 
     assert {"target", "prior", "disentanglement", "similarity", "total"} == outputs["train"]["losses"][
         0
@@ -120,6 +122,8 @@ BAD = [
     ("source", {"steps": 0}, "validation", "smaller than min"),
     ("dataset", {"source_images": None}, "validation", "missing"),
     ("dataset", {"target_images": None}, "execution", "images of the domain, got a dataset without them"),
+    ("target", {"count": 1}, "execution", "at least 2 images of the domain, got 1"),
+    ("source", {"count": 2}, "execution", "at least 3 source images of each category"),
     ("options", {"batch_size": 2}, "execution", "batch size of at least 3"),
     ("options", {"rank": 1000}, "execution", "rank of at most"),
     ("erase", {"steps": 0}, "validation", "smaller than min"),
