@@ -16,6 +16,7 @@ from .training import (
     starting_weights,
     training_inputs,
 )
+from .training_data import with_prompts
 
 
 class DomainGalleryPersonalize(io.ComfyNode):
@@ -93,6 +94,7 @@ def check_subject(prompts, subject_prompts, subject_dataset: LatentDataset) -> N
             "Expected a subject of one category, with images of one size, got several. "
             'Name one category, and set fit to "centre crop".'
         )
+    with_prompts(subject_prompts, subject_dataset)
     if subject_dataset.target is None:
         raise InputError(
             "Expected images of the subject, got a dataset without them. "

@@ -35,6 +35,9 @@ DEMO = Numbers(
     train_rate=1.5e-3,
     subject_steps=130,
     subject_rate=4e-3,
+    joint_steps=170,
+    joint_rate=3e-3,
+    joint_subject_weight=2.0,
     sampling_steps=12,
     sampler_name="dpmpp_2m",
     scheduler="normal",
@@ -45,7 +48,7 @@ DEMO = Numbers(
 )
 SHORT = replace(  # the same graphs in seconds, for tests
     DEMO, source_count=4, subject_source_count=4, erase_steps=2, train_steps=2, subject_steps=2,
-    sampling_steps=2, pictures=1,
+    joint_steps=2, sampling_steps=2, pictures=1,
 )  # fmt: skip
 
 
@@ -229,8 +232,8 @@ def joint(g: Workflow) -> None:
     )  # fmt: skip
     learn = g.node(
         "DomainGalleryPersonalize", title="2  Learn both", colour=PURPLE, erased=erase["lora"],
-        subject_dataset=subject_dataset["dataset"], steps=n.train_steps, learning_rate=n.train_rate, seed=2,
-        **data,
+        subject_dataset=subject_dataset["dataset"], subject_weight=n.joint_subject_weight,
+        steps=n.joint_steps, learning_rate=n.joint_rate, seed=2, **data,
     )  # fmt: skip
     learned = [g.plot(learn, "learning both"), g.save_lora(learn, "Save both", "sketchbook_olis_domain")]
     loaded = g.node(

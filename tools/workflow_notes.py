@@ -104,6 +104,9 @@ JOINT = """
 once, in one LoRA: the words **sks** and **olis** are erased, then ten images teach the domain and five the
 subject.
 
+The demo model takes the subject less easily than the style, so **subject_weight** is
+{joint_subject_weight:g}; the paper's is 1.
+
 "a sks olis face" asks for both. To chain a subject's LoRA with a domain's instead, see 05.
 
 Your subject is of another category than your images? Draw its source images by a second *Source Images* with

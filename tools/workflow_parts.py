@@ -30,6 +30,9 @@ class Numbers:
     train_rate: float
     subject_steps: int
     subject_rate: float
+    joint_steps: int
+    joint_rate: float
+    joint_subject_weight: float
     sampling_steps: int
     sampler_name: str
     scheduler: str

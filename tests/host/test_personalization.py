@@ -122,6 +122,7 @@ def test_the_same_category_twice_takes_turns(nodes, model):
         ("other size", "domain and subject and category latents of one size"),
         ("other words", "dataset of the categories face, house, got one of house"),
         ("no words", "dataset of the categories face, house, got one without categories"),
+        ("subject words", "dataset of the categories face, got one of cat"),
         ("no source", "source images of 'cat', got those of 'face' alone"),
     ],
 )
@@ -134,6 +135,8 @@ def test_what_cannot_work_is_named(nodes, model, case, message):
         data = replace(data, target=None)
     elif case == "two sizes":
         data = replace(data, more=(data,))
+    elif case == "subject words":
+        data = replace(data, category="cat")
     elif case == "other size":
         data = replace(
             data, source=examples(torch.zeros(3, 4, 4, 4)), target=examples(torch.zeros(2, 4, 4, 4))
