@@ -48,15 +48,15 @@ def run_identity(
     """Return what decides a run: the plan, and hashes of images, prompts, weights to begin with and base.
 
     Args:
+        dataset: what the run reads, and no more.
         base: says which base model it is.
     """
-    read = dataset.restricted(target=plan.needs_target(), source=plan.needs_source())
     found: dict[str, Any] = {
         "plan": plan.to_dict(),
         "base model": base,
         "starting weights": fingerprint(adapter.state_dict()),
     }
-    for part, name in ((read, "images"), (conditions, "prompt")):
+    for part, name in ((dataset, "images"), (conditions, "prompt")):
         found |= {f"{f.name} {name}": fingerprint(getattr(part, f.name)) for f in fields(part)}
     return found
 

@@ -8,6 +8,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from .datasets import DomainGalleryDataset, DomainGallerySourceImages
 from .demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
 from .prompts import DomainGalleryPrompts
+from .run_options import DomainGalleryRunOptions
 from .sampling import DomainGalleryGuider, DomainGalleryKSampler
 from .saving import DomainGallerySaveLora
 from .training import DomainGalleryErase, DomainGalleryOptions, DomainGalleryTrain
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     DomainGalleryErase,
     DomainGalleryTrain,
     DomainGalleryOptions,
+    DomainGalleryRunOptions,
     DomainGallerySaveLora,
     DomainGalleryGuider,
     DomainGalleryKSampler,

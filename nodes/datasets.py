@@ -206,7 +206,7 @@ class DomainGalleryDataset(io.ComfyNode):
         if target_images is not None:
             target_images = checked_images(target_images, "target images")
             target = encode(vae, fitted(target_images, *source_images.shape[1:3]))
-        return io.NodeOutput(LatentDataset(source=encode(vae, source_images), target=target))
+        return io.NodeOutput(LatentDataset(source=encode(vae, source_images), target=target, vae=vae))
 
 
 def checked_images(images: Tensor, name: str) -> Tensor:

@@ -15,6 +15,7 @@ CATEGORY = "DomainGallery"
 Prompts = io.Custom("DG_PROMPTS")
 Dataset = io.Custom("DG_DATASET")
 Options = io.Custom("DG_OPTIONS")
+Run = io.Custom("DG_RUN")
 
 Conditioning = list[list[Any]]
 
@@ -41,10 +42,15 @@ class DomainPrompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentDataset:
-    """Hold source and target images as the VAE encoded them, N C H W, not yet scaled for a model."""
+    """Hold source and target images as the VAE encoded them, N C H W, not yet scaled for a model.
+
+    Attributes:
+        vae: that VAE, to look at what is drawn during a training.
+    """
 
     source: Tensor
     target: Tensor | None = None
+    vae: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,29 @@ class TrainingOptions:
     weights: LossWeights = field(default_factory=LossWeights)
     denoise_steps: int = 5
     offset_noise: float = 0.0
+    accumulation: int = 1
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    ema: float = 0.0
+    min_snr: float = 0.0
+    optimizer: str = "adamw"
+    precision: str = "automatic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Hold how a run is kept, watched and fitted into memory; the defaults are those without Run Options."""
+
+    preview_every: int = 0
+    preview_count: int = 2
+    preview_steps: int = 20
+    preview_cfg: float = 7.5
+    validate_every: int = 0
+    checkpoint_every: int = 0
+    keep: int = 2
+    resume: bool = True
+    run_name: str = ""
+    gradient_checkpointing: str = "automatic"
 
 
 class TrainedLora(dict[str, Tensor]):
