@@ -7,7 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .config import LossWeights
+from .config import SUBJECT_TERMS, LossWeights
+from .process import Process
+
+#: The terms of Eq. 1, which regress on what the family predicts.
+RECONSTRUCTIONS = ("target", "prior", *SUBJECT_TERMS)
 
 
 def mean_squared_error(prediction: Tensor, wanted: Tensor) -> Tensor:
@@ -39,7 +43,27 @@ def disentanglement(source: Tensor, source_base: Tensor) -> Tensor:
     return mean_squared_error(source, source_base.detach())
 
 
-def total(losses: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
-    """Return Eq. 5 or 7, the weighted sum of unweighted named terms; "target" has the weight 1."""
-    terms = [loss if name == "target" else getattr(weights, name) * loss for name, loss in losses.items()]
+def min_snr_weight(process: Process, timestep: int, gamma: float) -> float:
+    """Return the weight of Min-SNR-gamma (arXiv 2303.09556) for what a family regresses on at a timestep.
+
+    It is min(SNR, gamma) for x0; epsilon, v and velocity count as the x0 that they stand for.
+    """
+    sigma = float(process.sigmas[timestep])
+    signal = 1 - sigma if process.kind == "flow" else 1.0
+    snr = (signal / max(sigma, 1e-12)) ** 2
+    if process.kind == "flow":
+        return min(snr, gamma) * sigma**2
+    return min(snr, gamma) / (snr + 1 if process.kind == "v" else snr)
+
+
+def total(losses: Mapping[str, Tensor], weights: LossWeights, *, regression: float = 1.0) -> Tensor:
+    """Return Eq. 5 or 7, the weighted sum of unweighted named terms; "target" has the weight 1.
+
+    Args:
+        regression: scales the terms of Eq. 1: "target" and "prior", of a subject too.
+    """
+    terms = []
+    for name, loss in losses.items():
+        weight = 1.0 if name == "target" else getattr(weights, name)
+        terms.append((weight * regression if name in RECONSTRUCTIONS else weight) * loss)
     return torch.stack(terms).sum()

@@ -10,6 +10,7 @@ from .demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
 from .folders import DomainGalleryLoadImages
 from .personalization import DomainGalleryPersonalize
 from .prompts import DomainGalleryPrompts
+from .run_options import DomainGalleryRunOptions
 from .sampling import DomainGalleryGuider, DomainGalleryKSampler
 from .saving import DomainGallerySaveLora
 from .source_images import DomainGallerySourceImages
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     DomainGalleryTrain,
     DomainGalleryPersonalize,
     DomainGalleryOptions,
+    DomainGalleryRunOptions,
     DomainGallerySaveLora,
     DomainGalleryGuider,
     DomainGalleryKSampler,

@@ -132,7 +132,7 @@ class DomainGalleryDataset(io.ComfyNode):
                 )
             parts += category_parts(vae[0], source, chosen, word, fit or FITS[0], bool(flip), held_out or 0)
         Progress(node_id(cls), 1).say(summary(parts))
-        return io.NodeOutput(replace(parts[0], more=tuple(parts[1:])))
+        return io.NodeOutput(replace(parts[0], more=tuple(parts[1:]), vae=vae[0]))
 
 
 def summary(parts: Sequence[LatentDataset]) -> str:

@@ -6,15 +6,15 @@ from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.errors import InputError
 from .host import node_id
-from .sockets import CATEGORY, Dataset, LatentDataset, Options, Prompts, TrainingOptions
+from .sockets import CATEGORY, Dataset, LatentDataset, Options, Prompts, Run, TrainingOptions
 from .training import (
-    LORA_OUTPUT,
-    LOSS_OUTPUT,
     OPTIONS_TOOLTIP,
+    RUN_TOOLTIP,
     plan_of,
     run,
     starting_weights,
     training_inputs,
+    training_outputs,
 )
 from .training_data import with_prompts
 
@@ -56,18 +56,16 @@ class DomainGalleryPersonalize(io.ComfyNode):
                     "the domain or with both erased. Its rank and alpha are kept.",
                 ),
                 Options.Input("options", optional=True, tooltip=OPTIONS_TOOLTIP),
+                Run.Input("run_options", optional=True, tooltip=RUN_TOOLTIP),
             ],
-            outputs=[
-                io.LoraModel.Output(display_name="lora", tooltip=LORA_OUTPUT),
-                io.LossMap.Output(display_name="losses", tooltip=LOSS_OUTPUT),
-            ],
+            outputs=training_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
         cls, model, prompts, dataset, steps, learning_rate, seed, subject_prompts, subject_dataset,
-        subject_weight, erased=None, options=None,
+        subject_weight, erased=None, options=None, run_options=None,
     ) -> io.NodeOutput:  # fmt: skip
         check_subject(prompts, subject_prompts, subject_dataset)
         start = None
@@ -78,8 +76,9 @@ class DomainGalleryPersonalize(io.ComfyNode):
             subject=subject_weight,
         )  # fmt: skip
         return run(
-            model, prompts, dataset, plan, node_id(cls), start, subject=(subject_prompts, subject_dataset)
-        )
+            model, prompts, dataset, plan, node_id(cls), start, run_options,
+            subject=(subject_prompts, subject_dataset),
+        )  # fmt: skip
 
 
 def check_subject(prompts, subject_prompts, subject_dataset: LatentDataset) -> None:

@@ -16,6 +16,7 @@ CATEGORY = "DomainGallery"
 Prompts = io.Custom("DG_PROMPTS")
 Dataset = io.Custom("DG_DATASET")
 Options = io.Custom("DG_OPTIONS")
+Run = io.Custom("DG_RUN")
 
 Conditioning = list[list[Any]]
 
@@ -56,6 +57,7 @@ class LatentDataset:
     Attributes:
         validation: target images that are held out of the training.
         category: the word of the category; None where the dataset is not for particular prompts.
+        vae: what encoded them, to look at what is drawn during a training.
         more: the same for further categories, or sizes, of the domain.
     """
 
@@ -63,6 +65,7 @@ class LatentDataset:
     target: Examples | None = None
     validation: Examples | None = None
     category: str | None = None
+    vae: Any = None
     more: tuple[LatentDataset, ...] = ()
 
     def parts(self) -> tuple[LatentDataset, ...]:
@@ -80,6 +83,29 @@ class TrainingOptions:
     weights: LossWeights = field(default_factory=LossWeights)
     denoise_steps: int = 5
     offset_noise: float = 0.0
+    accumulation: int = 1
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    ema: float = 0.0
+    min_snr: float = 0.0
+    optimizer: str = "adamw"
+    precision: str = "automatic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Hold how a run is kept, watched and fitted into memory; the defaults are those without Run Options."""
+
+    preview_every: int = 0
+    preview_count: int = 2
+    preview_steps: int = 20
+    preview_cfg: float = 7.5
+    validate_every: int = 0
+    checkpoint_every: int = 0
+    keep: int = 2
+    resume: bool = True
+    run_name: str = ""
+    gradient_checkpointing: str = "automatic"
 
 
 class TrainedLora(dict[str, Tensor]):

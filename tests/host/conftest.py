@@ -33,6 +33,13 @@ def comfy(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModuleTy
     return sys.modules["comfy"]
 
 
+@pytest.fixture(autouse=True)
+def output(comfy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what a test writes out of the host's folder."""
+    monkeypatch.setattr(sys.modules["folder_paths"], "output_directory", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def pack(comfy: ModuleType) -> ModuleType:
     """Return the pack as a module, loaded by path as the host does it."""
