@@ -168,8 +168,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
-        tensors = (None if t is None else t.to(device) for t in (self.target, self.source, self.mask))
-        return Batch(*tensors, None if self.subject is None else self.subject.to(device), self.part)
+        target, source, mask = (
+            None if t is None else t.to(device) for t in (self.target, self.source, self.mask)
+        )
+        subject = None if self.subject is None else self.subject.to(device)
+        return Batch(target, source, mask, subject, self.part)
 
 
 def batches(dataset: Dataset, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

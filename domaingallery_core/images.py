@@ -92,7 +92,7 @@ def bucket_sizes(size: Size) -> list[Size]:
     step = min(64, max(8, round(side / 64) * 8))
     widths = range(step, 2 * round(side), step)
     sizes = {(max(step, round(side * side / width / step) * step), width) for width in widths}
-    return sorted({tuple(size), *(s for s in sizes if 0.5 <= s[1] / s[0] <= 2)})
+    return sorted({(size[0], size[1]), *(s for s in sizes if 0.5 <= s[1] / s[0] <= 2)})
 
 
 def nearest_bucket(image: Size, sizes: list[Size]) -> Size:

@@ -104,8 +104,8 @@ JOINT = """
 once, in one LoRA: the words **sks** and **olis** are erased, then ten images teach the domain and five the
 subject.
 
-The demo model takes the subject less easily than the style, so **subject_weight** is
-{joint_subject_weight:g}; the paper's is 1.
+The demo model takes a subject less easily than a style: **subject_weight** is {joint_subject_weight:g}, the
+paper's is 1, and still it learns the domain here and of the subject little. 05 shows the subject better.
 
 "a sks olis face" asks for both. To chain a subject's LoRA with a domain's instead, see 05.
 
