@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -83,11 +83,29 @@ class Conditions:
         target: "a [V] [N]".
         source: "a [N]"; None where no term needs source images.
         empty: ""; needed only for guidance inside the recurrent denoising.
+        subject: "a [W] [N_subject]" as its target and "a [N_subject]" as its source (Eq. 7).
+        more: the same for further categories, or sizes, of the domain.
     """
 
     target: Condition
     source: Condition | None = None
     empty: Condition | None = None
+    subject: Conditions | None = None
+    more: tuple[Conditions, ...] = ()
+
+    def part(self, number: int) -> Conditions:
+        """Return the conditions for `Dataset.parts()[number]`."""
+        return self if number == 0 else replace(self.more[number - 1], subject=self.subject)
+
+    def map(self, change: Callable[[Condition], Condition]) -> Conditions:
+        """Return the conditions with each one changed."""
+        return Conditions(
+            target=change(self.target),
+            source=None if self.source is None else change(self.source),
+            empty=None if self.empty is None else change(self.empty),
+            subject=None if self.subject is None else self.subject.map(change),
+            more=tuple(part.map(change) for part in self.more),
+        )
 
 
 @runtime_checkable

@@ -5,11 +5,15 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from .datasets import DomainGalleryDataset, DomainGallerySourceImages
+from .datasets import DomainGalleryDataset
 from .demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
+from .folders import DomainGalleryLoadImages
+from .personalization import DomainGalleryPersonalize
 from .prompts import DomainGalleryPrompts
+from .run_options import DomainGalleryRunOptions
 from .sampling import DomainGalleryEnhancement, DomainGalleryGuider, DomainGalleryKSampler
 from .saving import DomainGallerySaveLora
+from .source_images import DomainGallerySourceImages
 from .sweep import DomainGallerySweep
 from .training import DomainGalleryErase, DomainGalleryOptions, DomainGalleryTrain
 
@@ -18,10 +22,13 @@ DEMO_LORAS = Path(__file__).parents[1] / "domaingallery_core" / "sketchbook" / "
 NODES: list[type[io.ComfyNode]] = [
     DomainGalleryPrompts,
     DomainGallerySourceImages,
+    DomainGalleryLoadImages,
     DomainGalleryDataset,
     DomainGalleryErase,
     DomainGalleryTrain,
+    DomainGalleryPersonalize,
     DomainGalleryOptions,
+    DomainGalleryRunOptions,
     DomainGallerySaveLora,
     DomainGalleryGuider,
     DomainGalleryEnhancement,

@@ -1,172 +1,40 @@
-"""Source Images and Dataset: from prompts and images to latents that can be trained on."""
+"""Dataset: from images to latents that can be trained on."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import comfy.model_management
-import comfy.sample
-import comfy.samplers
-import comfy.utils
-import latent_preview
 import torch
+from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from comfy_api.v0_0_2 import io
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from ..domaingallery_core import images as core_images
+from ..domaingallery_core.categories import category_numbers
+from ..domaingallery_core.datasets import Examples
 from ..domaingallery_core.errors import InputError
-from .host import Progress, check_interrupt, duration, node_id
-from .sockets import CATEGORY, Dataset, DomainPrompts, LatentDataset, Prompts
+from ..domaingallery_core.generators import generator
+from ..domaingallery_core.images import CROPS, Size, bucket_sizes, checked_images, nearest_bucket
+from .host import Progress, check_interrupt, node_id
+from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
 
 ENCODED_AT_ONCE = 8
-SEEDS = 2**64
+FITS = ["centre crop", "random crop", "buckets"]
 
 
-class DomainGallerySourceImages(io.ComfyNode):
-    """Draw images of the category with the untouched model (paper section 4.1)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """Hold an image of the domain (1 H W C), its number for messages, and its mask (1 H W C)."""
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="DomainGallerySourceImages",
-            display_name="Source Images",
-            category=CATEGORY,
-            description='Draws images of "a [category]" with the base model. Training keeps by them what '
-            "the model knows of the category.",
-            search_aliases=["prior images", "class images", "regularization images", "prior preservation"],
-            inputs=[
-                io.Model.Input("model", tooltip="The base model, without a LoRA of the domain."),
-                io.Vae.Input("vae", tooltip="The VAE of the model."),
-                Prompts.Input("prompts", tooltip="From Domain Prompts; the images show its category."),
-                io.Int.Input(
-                    "count",
-                    default=200,
-                    min=1,
-                    max=10000,
-                    tooltip="How many images to draw. The code of the paper draws 1000; fewer are quicker.",
-                ),
-                io.Int.Input(
-                    "width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."
-                ),
-                io.Int.Input(
-                    "height",
-                    default=512,
-                    min=16,
-                    max=16384,
-                    step=8,
-                    tooltip="Height of the images in pixels.",
-                ),
-                io.Int.Input("steps", default=25, min=1, max=10000, tooltip="Sampling steps for each image."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale. 7.5 is the paper's.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.SAMPLER_NAMES,
-                    default="dpmpp_2m",
-                    tooltip="The sampling method, as in KSampler.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.SCHEDULER_NAMES,
-                    default="karras",
-                    tooltip="How noise levels are spaced, as in KSampler.",
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=4,
-                    min=1,
-                    max=256,
-                    tooltip="Images drawn at once. Larger is faster where memory allows; the noise of each "
-                    "image stays the same.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEEDS - 1,
-                    control_after_generate=True,
-                    tooltip="The first image has this seed, the next the following one, and so on.",
-                ),
-            ],
-            outputs=[io.Image.Output(display_name="images", tooltip="The images, as one batch.")],
-            hidden=[io.Hidden.unique_id],
-        )
+    number: int
+    image: Tensor
+    mask: Tensor | None = None
 
-    @classmethod
-    def execute(
-        cls, model, vae, prompts, count, width, height, steps, cfg, sampler_name, scheduler, batch_size, seed
-    ) -> io.NodeOutput:
-        progress = Progress(node_id(cls), count * steps)
-        latents = draw(
-            model, prompts, empty_latents(model, count, width, height), steps=steps, cfg=cfg,
-            sampler_name=sampler_name, scheduler=scheduler, batch_size=batch_size, seed=seed,
-            progress=progress,
-        )  # fmt: skip
-        images = []
-        for chunk in latents.split(ENCODED_AT_ONCE):
-            check_interrupt()
-            images.append(vae.decode(chunk))
-        return io.NodeOutput(torch.cat(images).flatten(0, -4))  # video VAEs add a dimension for frames
-
-
-def empty_latents(model, count: int, width: int, height: int) -> Tensor:
-    """Return zeros of the shape (N C H W) that a model draws images of this size from."""
-    form = model.get_model_object("latent_format")
-    ratio = form.spacial_downscale_ratio
-    latents = torch.zeros(count, form.latent_channels, height // ratio, width // ratio)
-    return latents.unsqueeze(2) if form.latent_dimensions == 3 else latents
-
-
-def draw(
-    model,
-    prompts: DomainPrompts,
-    latents: Tensor,
-    *,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    batch_size: int,
-    seed: int,
-    progress: Progress,
-) -> Tensor:
-    """Sample "a [category]" into latents (N C H W); image i has the noise of seed + i in any batch size."""
-    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-    started = time.perf_counter()
-    drawn: list[Tensor] = []
-    for first in range(0, len(latents), batch_size):
-        batch = latents[first : first + batch_size]
-
-        def show(
-            step: int, x0: Tensor, x: Tensor, total: int, first: int = first, size: int = len(batch)
-        ) -> None:
-            done = first * steps + (step + 1) * size * steps // max(total, 1)
-            left = (time.perf_counter() - started) * (len(latents) * steps - done) / max(done, 1)
-            last = step + 1 == total
-            preview = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer and last else None
-            text = f"{done // steps} of {len(latents)} images, {duration(left)} left"
-            progress.update(done, text, preview)
-
-        noise = torch.cat(
-            [
-                comfy.sample.prepare_noise(latent[None], (seed + i) % SEEDS)
-                for i, latent in enumerate(batch, start=first)
-            ]
-        )
-        drawn.append(
-            comfy.sample.sample(
-                model, noise, steps, cfg, sampler_name, scheduler, prompts.source, prompts.empty, batch,
-                callback=show, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=(seed + first) % SEEDS,
-            )
-        )  # fmt: skip
-    return torch.cat(drawn)
+    @property
+    def size(self) -> Size:
+        return self.image.shape[1], self.image.shape[2]
 
 
 class DomainGalleryDataset(io.ComfyNode):
@@ -180,6 +48,7 @@ class DomainGalleryDataset(io.ComfyNode):
             category=CATEGORY,
             description="Puts source images and images of the domain together, encoded for training.",
             search_aliases=["training data", "few-shot images", "instance images", "training images"],
+            is_input_list=True,
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE of the model that is trained."),
                 io.Image.Input(
@@ -188,10 +57,52 @@ class DomainGalleryDataset(io.ComfyNode):
                 io.Image.Input(
                     "target_images",
                     optional=True,
-                    tooltip="About ten images of the domain, all of the category. They are cropped at the "
-                    "centre and resized to the size of the source images. Erasing needs none.",
+                    tooltip="About ten images of the domain, all of the category, as a batch or a list; "
+                    "their sizes may differ. They get the size of the source images. Erasing needs none.",
+                ),
+                Prompts.Input(
+                    "prompts",
+                    optional=True,
+                    tooltip="From Domain Prompts; needed for a domain of several categories only.",
+                ),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip="One for each image of the domain: white is learned, black is not.",
+                ),
+                io.String.Input(
+                    "categories",
+                    default="",
+                    optional=True,
+                    tooltip="With several categories: which image shows which, in order, such as "
+                    '"6 face, 4 house". Or connect the captions of the images.',
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=FITS,
+                    default=FITS[0],
+                    optional=True,
+                    tooltip="How images get the size of the source images: cropped at the centre, cropped "
+                    f"anywhere ({CROPS} times each, as the paper's code crops), or sorted by shape into "
+                    "buckets, which crops least.",
+                ),
+                io.Boolean.Input(
+                    "flip",
+                    default=False,
+                    optional=True,
+                    tooltip="Learn from mirror images as well. Not for domains with a left and a right.",
+                ),
+                io.Int.Input(
+                    "held_out",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    tooltip="How many images at the end, of each category, are not learned from; the "
+                    "validation loss is measured on them.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 Dataset.Output(
                     display_name="dataset", tooltip="For Erase Prior Attributes and Train Domain LoRA."
@@ -200,59 +111,185 @@ class DomainGalleryDataset(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, source_images: Tensor, target_images: Tensor | None = None) -> io.NodeOutput:
-        source_images = checked_images(source_images, "source images")
-        target = None
-        if target_images is not None:
-            target_images = checked_images(target_images, "target images")
-            target = encode(vae, fitted(target_images, *source_images.shape[1:3]))
-        return io.NodeOutput(LatentDataset(source=encode(vae, source_images), target=target))
+    def execute(
+        cls, vae, source_images, target_images=None, prompts=None, masks=None, categories=None, fit=None,
+        flip=None, held_out=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        fit, flip, held_out = (given[0] if given else None for given in (fit, flip, held_out))
+        words = [part.category for part in prompts[0].parts()] if prompts else [None]
+        sources = by_category(source_images, words)
+        pictures = [*pictures_of(target_images or [], masks)]
+        numbers = [0] * len(pictures)
+        if len(words) > 1 and pictures:
+            numbers = category_numbers(categories or [""], words, len(pictures))
+        parts: list[LatentDataset] = []
+        for number, (word, source) in enumerate(zip(words, sources, strict=True)):
+            chosen = [p for p, n in zip(pictures, numbers, strict=True) if n == number]
+            if pictures and not chosen:
+                raise InputError(
+                    f"Expected images of each category, got none of {word!r}. Add some, or leave the "
+                    "category out of Domain Prompts."
+                )
+            parts += category_parts(vae[0], source, chosen, word, fit or FITS[0], bool(flip), held_out or 0)
+        Progress(node_id(cls), 1).say(summary(parts))
+        return io.NodeOutput(replace(parts[0], more=tuple(parts[1:]), vae=vae[0]))
 
 
-def checked_images(images: Tensor, name: str) -> Tensor:
-    """Return images (B H W C) with three channels, in 0..1.
+def summary(parts: Sequence[LatentDataset]) -> str:
+    """Return what a dataset holds, in a line for the node."""
+    texts = []
+    for part in parts:
+        text = f"{len(part.source)} source images"
+        if part.target is not None:
+            masked = " with masks" if part.target.masks is not None else ""
+            text = f"{len(part.target)} images{masked}, {text}"
+        if part.validation is not None:
+            text += f", {len(part.validation)} held out"
+        height, width = part.source.latents.shape[-2:]
+        shape = (
+            f" ({width} x {height} latents)" if len({p.source.latents.shape[2:] for p in parts}) > 1 else ""
+        )
+        texts.append(f"{part.category}: {text}{shape}" if part.category else f"{text}{shape}")
+    return "; ".join(texts)
+
+
+def by_category(images: Sequence[Tensor], words: Sequence[str | None]) -> list[Tensor]:
+    """Return the source images (B H W C) of each category, all of the size of the first.
 
     Raises:
-        InputError: there are none, or they hold values that are not numbers.
+        InputError: there are none, or not a batch for each of several categories.
     """
-    if images.ndim != 4 or 0 in images.shape or images.shape[-1] < 3:
+    if len(words) > 1 and len(images) != len(words):
         raise InputError(
-            f"Expected {name} as a batch of RGB images, got a shape of {tuple(images.shape)!r}. "
-            "Connect at least one image."
+            f"Expected source images of each of the categories {', '.join(map(str, words))}, got "
+            f"{len(images)} batch(es). Connect the same Domain Prompts to Source Images and Dataset."
         )
-    if not bool(torch.isfinite(images).all()):
-        broken = [i + 1 for i, image in enumerate(images) if not bool(torch.isfinite(image).all())]
-        raise InputError(
-            f"Expected {name} of plain numbers, got values that are not finite in image "
-            f"{', '.join(map(str, broken[:5]))}. Leave them out or make them again."
-        )
-    return images[..., :3].clamp(0, 1)
+    checked = [checked_images(batch, "source images") for batch in images]
+    if not checked:
+        raise InputError("Expected source images, got none. Connect Source Images.")
+    size = checked[0].shape[1], checked[0].shape[2]
+    fitting = [
+        core_images.centre_crop(core_images.cover(batch, size, name="source images"), size)
+        for batch in checked
+    ]
+    return fitting if len(words) > 1 else [torch.cat(fitting)]
 
 
-def fitted(images: Tensor, height: int, width: int) -> Tensor:
-    """Resize images (B H W C) to cover a size and crop them at the centre, as the reference prepares its own.
+def pictures_of(batches: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Iterator[Picture]:
+    """Yield the images of the domain one by one.
 
     Raises:
-        InputError: they are less than half as large.
+        InputError: there are as many masks as images, or one is black all over.
     """
-    scale = max(height / images.shape[1], width / images.shape[2])
-    if scale == 1 and images.shape[1:3] == (height, width):
-        return images
-    if scale > 2:
+    images = [image[None] for batch in batches for image in checked_images(batch, "target images")]
+    if masks is None:
+        yield from (Picture(number, image) for number, image in enumerate(images, 1))
+        return
+    flat = [mask for batch in masks for mask in batch.reshape(-1, *batch.shape[-2:])]
+    if len(flat) != len(images):
         raise InputError(
-            f"Expected target images of about {width} x {height} pixels, the size of the source images, got "
-            f"{images.shape[2]} x {images.shape[1]}. Use larger images or draw smaller source images."
+            f"Expected a mask for each of the {len(images)} images of the domain, got {len(flat)}. "
+            "Connect as many masks as images, or none."
         )
-    size = max(height, round(images.shape[1] * scale)), max(width, round(images.shape[2] * scale))
-    resized = interpolate(images.movedim(-1, 1), size, mode="bilinear", antialias=True)  # B H W C -> B C H W
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return resized[:, :, top : top + height, left : left + width].movedim(1, -1).clamp(0, 1)
+    for number, (image, mask) in enumerate(zip(images, flat, strict=True), 1):
+        if not float(mask.max()) > 0:
+            raise InputError(
+                f"Expected masks with something white in them, got a black one for image {number}. "
+                "Paint what is to be learned, or leave the image out."
+            )
+        yield Picture(number, image, core_images.as_mask_image(mask, (image.shape[1], image.shape[2])))
 
 
-def encode(vae, images: Tensor) -> Tensor:
-    """Return the latents (N C H W) of images (B H W C)."""
-    latents = []
+def category_parts(
+    vae: Any,
+    source: Tensor,
+    pictures: list[Picture],
+    word: str | None,
+    fit: str,
+    flip: bool,
+    held_out: int,
+) -> list[LatentDataset]:
+    """Return the dataset of one category: one part, or with buckets one for each shape.
+
+    Raises:
+        InputError: images are too small, or all of them are held out.
+    """
+    size = source.shape[1], source.shape[2]
+    if not pictures:
+        return [LatentDataset(source=encode(vae, source), category=word)]
+    if held_out >= len(pictures):
+        raise InputError(
+            f"Expected images to learn from besides {held_out} held out, got {len(pictures)} in all. "
+            "Lower held_out or add images."
+        )
+    kept, apart = pictures[: len(pictures) - held_out], pictures[len(pictures) - held_out :]
+    groups = {size: kept}
+    if fit == "buckets":
+        sizes = bucket_sizes(size)
+        groups = {}
+        for picture in kept:
+            groups.setdefault(nearest_bucket(picture.size, sizes), []).append(picture)
+    parts = []
+    for shape, members in groups.items():
+        fitting = core_images.centre_crop(core_images.cover(source, shape, name="source images"), shape)
+        target = encode_pictures(vae, members, shape, random=fit == "random crop", flip=flip)
+        parts.append(LatentDataset(source=encode(vae, fitting), target=target, category=word))
+    if apart:
+        validation = encode_pictures(vae, apart, next(iter(groups)), random=False, flip=False)
+        parts[0] = replace(parts[0], validation=validation)
+    return parts
+
+
+def encode_pictures(vae: Any, pictures: list[Picture], size: Size, *, random: bool, flip: bool) -> Examples:
+    """Return images of the domain, cropped to a size, with their masks, as examples."""
+    covering = [core_images.cover(p.image, size, name=f"target images (number {p.number})") for p in pictures]
+    # One crop holds all of an image that has the shape of the size.
+    crops = CROPS if random and any(image.shape[1:3] != size for image in covering) else 1
+
+    def variants(picture: Picture, image: Tensor) -> Tensor:
+        stream = generator(picture.number, "crop")  # the same for an image and its mask
+        return core_images.variants(image, size, crops=crops, flip=flip, generator=stream)
+
+    rows = [variants(picture, image) for picture, image in zip(pictures, covering, strict=True)]
+    examples = replace(encode(vae, torch.cat(rows)), variants=crops * (1 + flip))
+    if pictures[0].mask is None:
+        return examples
+    masks = [variants(p, core_images.cover(p.mask, size)) for p in pictures if p.mask is not None]
+    height, width = examples.latents.shape[-2:]
+    return replace(examples, masks=core_images.latent_masks(torch.cat(masks), (height, width)))
+
+
+def encode(vae: Any, images: Tensor) -> Examples:
+    """Return the latents of images (B H W C), with the deviations of the posterior where the VAE has one."""
+    latents, deviations = [], []
     for chunk in images.split(ENCODED_AT_ONCE):
         check_interrupt()
-        latents.append(vae.encode(chunk))
-    return torch.cat(latents)
+        mean, deviation = encode_chunk(vae, chunk)
+        latents.append(mean)
+        deviations.append(deviation)
+    known = [deviation for deviation in deviations if deviation is not None]
+    return Examples(torch.cat(latents), torch.cat(known) if len(known) == len(latents) else None)
+
+
+def encode_chunk(vae: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return what a VAE encodes images to, a mean, and the deviation of its normal posterior if it has one.
+
+    The moments pass through the VAE's regularization, where a hook reads them. When the host encodes tiles
+    for want of memory there is no deviation.
+    """
+    network = getattr(vae, "first_stage_model", None)
+    regularization = getattr(network, "regularization", None)
+    normal = isinstance(regularization, DiagonalGaussianRegularizer)
+    if not normal or getattr(network, "bn", None) is not None:  # moved and scaled after it
+        return vae.encode(images), None
+    moments: list[Tensor] = []
+    hook = regularization.register_forward_pre_hook(lambda _, given: moments.append(given[0]))
+    try:
+        mean = vae.encode(images)
+    finally:
+        hook.remove()
+    parts = [given.chunk(2, dim=1)[1].to(mean) for given in moments]
+    if sum(map(len, parts)) != len(mean) or any(part.shape[1:] != mean.shape[1:] for part in parts):
+        return mean, None
+    log_variance = torch.cat(parts)
+    return mean, (0.5 * log_variance.clamp(-30, 20)).exp()

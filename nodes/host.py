@@ -77,6 +77,7 @@ class HostDenoiser:
                 f"Expected prompts of a single conditioning, got {len(conditioning)} combined ones. "
                 "Use the output of Domain Prompts as it is."
             )
+        check_text_encoder(self.model, conditioning)
         conds = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
         conds = comfy.samplers.process_conds(self.model.model, noise, conds, noise.device, seed=0)
         return conds["positive"][0]["model_conds"]
@@ -242,8 +243,10 @@ def _resident_tensor(
     return nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
 
 
-def training_latents(model: ModelPatcher, latents: Tensor, device: torch.device) -> Tensor:
-    """Return latents from a VAE (N C H W) as the model sees them, as ordinary float32 tensors on a device.
+def training_latents(
+    model: ModelPatcher, latents: Tensor, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return latents from a VAE (N C H W) as the model sees them, as ordinary tensors on a device.
 
     Raises:
         InputError: they come from the VAE of another family.
@@ -254,7 +257,24 @@ def training_latents(model: ModelPatcher, latents: Tensor, device: torch.device)
             f"Expected images encoded with the VAE of this model ({expected} channels), "
             f"got {latents.shape[1]} channels. Connect the VAE that belongs to the model to Dataset."
         )
-    return model.model.process_latent_in(latents.clone().to(device=device, dtype=torch.float32))
+    return model.model.process_latent_in(latents.clone().to(device=device, dtype=dtype))
+
+
+def check_text_encoder(model: ModelPatcher, conditioning: Conditioning) -> None:
+    """Raise InputError unless prompts come from a text encoder that fits a MODEL, as far as can be told."""
+    config = getattr(model.model, "model_config", None)
+    expected = getattr(config, "unet_config", {}).get("context_dim")
+    context, extra = conditioning[0]
+    if isinstance(expected, int) and context.shape[-1] != expected:
+        raise InputError(
+            f"Expected prompts of the text encoder of this model ({expected} wide), got {context.shape[-1]}. "
+            "Connect the CLIP that belongs to the model to Domain Prompts."
+        )
+    if model.model.adm_channels and extra.get("pooled_output") is None:
+        raise InputError(
+            "Expected prompts with a pooled embedding, as this model reads, got none. "
+            "Connect the CLIP that belongs to the model to Domain Prompts."
+        )
 
 
 def kohya_names(model: ModelPatcher) -> dict[str, str]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import comfy.conds
 from comfy_api.v0_0_2 import io
 
+from ..domaingallery_core.categories import split_categories
 from ..domaingallery_core.errors import InputError
+from .host import Progress, node_id
 from .sockets import CATEGORY, Conditioning, DomainPrompts, Prompts
+
+MOST_TOKENS = 3  # of an identifier; the words that DreamBooth recommends have one to three
 
 
 class DomainGalleryPrompts(io.ComfyNode):
@@ -38,10 +45,12 @@ class DomainGalleryPrompts(io.ComfyNode):
                 io.String.Input(
                     "category",
                     default="face",
-                    tooltip="The noun for what the images show, for example face, dog or house. To draw "
-                    "another category with a trained LoRA, use a second node with that category.",
+                    tooltip="The noun for what the images show, for example face, dog or house. A domain of "
+                    "several: face, house. To draw another category with a trained LoRA, use a second node "
+                    "with that category.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 Prompts.Output(display_name="prompts", tooltip="All prompts, for the nodes of this pack."),
                 io.Conditioning.Output(display_name="target", tooltip='"a [identifier] [category]".'),
@@ -55,21 +64,62 @@ class DomainGalleryPrompts(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, identifier: str, category: str) -> io.NodeOutput:
-        identifier, category = checked_words(identifier, category)
+        identifier = identifier.strip()
+        words = [checked_words(identifier, word)[1] for word in split_categories(category) or [""]]
 
         def encode(text: str) -> Conditioning:
             return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
-        prompts = DomainPrompts(
-            identifier=identifier,
-            category=category,
-            target=encode(f"a {identifier} {category}"),
-            source=encode(f"a {category}"),
-            bare=encode(identifier),
-            empty=encode(""),
-        )
-        check_told_apart(prompts)
-        return io.NodeOutput(prompts, prompts.target, prompts.source, prompts.bare, prompts.empty)
+        bare, empty = encode(identifier), encode("")
+        parts = [
+            DomainPrompts(
+                identifier=identifier,
+                category=word,
+                target=encode(f"a {identifier} {word}"),
+                source=encode(f"a {word}"),
+                bare=bare,
+                empty=empty,
+            )
+            for word in words
+        ]
+        for part in parts:
+            check_told_apart(part)
+        prompts = replace(parts[0], more=tuple(parts[1:]))
+        warning = token_warning(clip, identifier)
+        if warning:
+            logging.getLogger("domaingallery").warning(warning)
+            Progress(node_id(cls), 1).say(warning)
+        return io.NodeOutput(
+            prompts, prompts.target, prompts.source, prompts.bare, prompts.empty,
+            ui={"text": [warning]} if warning else None,
+        )  # fmt: skip
+
+
+def token_warning(clip, identifier: str) -> str:
+    """Return what to tell about an identifier of many tokens; nothing if it has few."""
+    count = token_count(clip, identifier)
+    if count <= MOST_TOKENS:
+        return ""
+    return (
+        f"Expected an identifier of at most {MOST_TOKENS} tokens, got {identifier!r} with {count}. It may "
+        "keep parts of what its pieces mean. Choose a shorter rare word, such as sks."
+    )
+
+
+def token_count(clip, text: str) -> int:
+    """Return into how many tokens the text encoder splits a text; of several tokenizers, the fewest."""
+    given, empty = clip.tokenize(text), clip.tokenize("")
+    if not isinstance(given, dict):
+        return 0
+
+    def numbers(tokens) -> list[int]:
+        return [entry[0] for row in tokens for entry in row if isinstance(entry[0], int)]
+
+    counts = []
+    for name, tokens in given.items():
+        special = set(numbers(empty[name]))
+        counts.append(sum(token not in special for token in numbers(tokens)))
+    return min(counts, default=0)
 
 
 def checked_words(identifier: str, category: str) -> tuple[str, str]:

@@ -61,8 +61,8 @@ class DomainGallerySaveLora(io.ComfyNode):
         return io.NodeOutput(str(path), ui={"loras": [saved], "text": [f"saved {where}/{path.name}"]})
 
 
-def checked_name(name: str) -> str:
-    """Return a file name prefix that stays inside the folder it is for.
+def checked_name(name: str, folder: str = "output/loras") -> str:
+    """Return the beginning of a file name that stays inside the folder it is for.
 
     Raises:
         InputError: it is empty, absolute, or climbs out.
@@ -72,7 +72,7 @@ def checked_name(name: str) -> str:
     parts = windows.parts
     if not name or name[-1] in "/\\" or windows.anchor or PurePosixPath(name).is_absolute() or ".." in parts:
         raise InputError(
-            f"Expected a name inside the folder output/loras, got {name!r}. "
+            f"Expected a name inside the folder {folder}, got {name!r}. "
             "Enter a name without '..' or a leading slash."
         )
     return "/".join(parts)

@@ -9,19 +9,25 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.config import LossWeights
+from ..domaingallery_core.datasets import Examples
 
 CATEGORY = "DomainGallery"
 
 Prompts = io.Custom("DG_PROMPTS")
 Dataset = io.Custom("DG_DATASET")
 Options = io.Custom("DG_OPTIONS")
+Run = io.Custom("DG_RUN")
 
 Conditioning = list[list[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DomainPrompts:
-    """Hold the words of a domain and the prompts made of them, encoded by one text encoder."""
+    """Hold the words of a domain and the prompts made of them, encoded by one text encoder.
+
+    Attributes:
+        more: the same for further categories of the domain.
+    """
 
     identifier: str
     category: str
@@ -29,6 +35,11 @@ class DomainPrompts:
     source: Conditioning
     bare: Conditioning
     empty: Conditioning
+    more: tuple[DomainPrompts, ...] = ()
+
+    def parts(self) -> tuple[DomainPrompts, ...]:
+        """Return the prompts of each category of the domain."""
+        return (self, *self.more)
 
     @property
     def target_text(self) -> str:
@@ -41,10 +52,25 @@ class DomainPrompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentDataset:
-    """Hold source and target images as the VAE encoded them, N C H W, not yet scaled for a model."""
+    """Hold source and target images as the VAE encoded them, not yet scaled for a model.
 
-    source: Tensor
-    target: Tensor | None = None
+    Attributes:
+        validation: target images that are held out of the training.
+        category: the word of the category; None where the dataset is not for particular prompts.
+        vae: what encoded them, to look at what is drawn during a training.
+        more: the same for further categories, or sizes, of the domain.
+    """
+
+    source: Examples
+    target: Examples | None = None
+    validation: Examples | None = None
+    category: str | None = None
+    vae: Any = None
+    more: tuple[LatentDataset, ...] = ()
+
+    def parts(self) -> tuple[LatentDataset, ...]:
+        """Return one dataset for each category or size of the domain."""
+        return (self, *self.more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +83,29 @@ class TrainingOptions:
     weights: LossWeights = field(default_factory=LossWeights)
     denoise_steps: int = 5
     offset_noise: float = 0.0
+    accumulation: int = 1
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    ema: float = 0.0
+    min_snr: float = 0.0
+    optimizer: str = "adamw"
+    precision: str = "automatic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Hold how a run is kept, watched and fitted into memory; the defaults are those without Run Options."""
+
+    preview_every: int = 0
+    preview_count: int = 2
+    preview_steps: int = 20
+    preview_cfg: float = 7.5
+    validate_every: int = 0
+    checkpoint_every: int = 0
+    keep: int = 2
+    resume: bool = True
+    run_name: str = ""
+    gradient_checkpointing: str = "automatic"
 
 
 class TrainedLora(dict[str, Tensor]):

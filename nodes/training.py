@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import get_args
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.adapters import Adapter
-from ..domaingallery_core.config import LossWeights, TrainingPlan
-from ..domaingallery_core.datasets import Dataset as CoreDataset
-from ..domaingallery_core.datasets import Examples
-from ..domaingallery_core.denoiser import Conditions
-from ..domaingallery_core.errors import AdapterError, InputError
+from ..domaingallery_core.config import LossWeights, Optimizer, Precision, Schedule, TrainingPlan
+from ..domaingallery_core.errors import AdapterError
+from ..domaingallery_core.fingerprints import run_identity, weights_hash
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui
-from ..domaingallery_core.trainer import StepEvent, TrainingResult, train
-from .host import HostDenoiser, Progress, duration, kohya_names, node_id, training, training_latents
+from ..domaingallery_core.trainer import TrainingResult, train
+from .host import HostDenoiser, duration, kohya_names, node_id, training
+from .live import Live, plot_image, preview_image
+from .pictures import VALIDATION
+from .run_options import checkpoints_of, monitor_of
+from .saving_memory import gradient_checkpointing, precision
 from .sockets import (
     CATEGORY,
     Dataset,
@@ -27,9 +30,12 @@ from .sockets import (
     LatentDataset,
     Options,
     Prompts,
+    Run,
+    RunOptions,
     TrainedLora,
     TrainingOptions,
 )
+from .training_data import Pair, check_parts, checked_category, training_data, with_prompts
 
 
 def run(
@@ -39,64 +45,70 @@ def run(
     plan: TrainingPlan,
     node: str | None,
     start: Mapping[str, Tensor] | None = None,
+    options: RunOptions | None = None,
+    *,
+    also: Pair | None = None,
+    subject: Pair | None = None,
 ) -> io.NodeOutput:
-    """Train a LoRA on a MODEL by a plan; return LORA_MODEL, LOSS_MAP and the loss terms for a client."""
-    progress = Progress(node, plan.steps)
-    progress.say("loading the model")
-    with training(model) as device:
-        data = core_dataset(model, dataset, plan, device)
+    """Train a LoRA on a MODEL by a plan; return what a training node gives, also to a client.
+
+    Args:
+        also: further prompts whose identifier is erased with the domain's, on their own dataset.
+        subject: what joint personalization learns beside the domain.
+    """
+    domain = with_prompts(prompts, dataset)
+    if also is not None:
+        domain += with_prompts(*also)
+    check_parts(domain, plan)
+    options = options or RunOptions()
+    live = Live(node, model, plan.steps)
+    live.progress.say("loading the model")
+    with training(model) as device, precision(model, plan.precision) as dtype:
         denoiser = HostDenoiser(model)
-        encoded = denoiser.conditions(
-            [prompts.target, prompts.source, prompts.empty], (data.source or data.target).latents
-        )
-        conditions = Conditions(target=encoded[0], source=encoded[1], empty=encoded[2])
-        with Adapter.inject(
-            model.model.diffusion_model, plan.adapter(), generator(plan.seed, "adapter")
-        ) as adapter:
+        data, conditions = training_data(model, denoiser, domain, plan, device, subject)
+        base = weights_hash(model.model.diffusion_model)
+        network = model.model.diffusion_model
+        with (
+            gradient_checkpointing(model, options.gradient_checkpointing),
+            Adapter.inject(network, plan.adapter(), generator(plan.seed, "adapter")) as adapter,
+        ):
             if start is not None:
                 adapter.load(start)
-            result = train(denoiser, adapter, data, conditions, plan, lambda event: show(progress, event))
+            identity = run_identity(adapter, data, conditions, plan, base) | {"computes in": str(dtype)}
+            checkpoints = checkpoints_of(options, prompts.target_text, plan.method, identity)
+            try:
+                result = train(
+                    denoiser, adapter, data, conditions, plan, live.show, checkpoints=checkpoints,
+                    monitor=monitor_of(options),
+                )  # fmt: skip
+            except BaseException:
+                live.stopped(checkpoints)
+                raise
     lora = TrainedLora(
-        core_to_comfyui(result.state_dict), metadata=metadata(prompts, plan), kohya_names=kohya_names(model)
+        core_to_comfyui(result.state_dict),
+        metadata=metadata(prompts, plan, base, result.steps, subject and subject[0]),
+        kohya_names=kohya_names(model),
     )
-    return io.NodeOutput(lora, loss_map(result), ui=interface(result))
+    previews = preview_image(model, dataset.vae, result)
+    return io.NodeOutput(lora, loss_map(result), plot_image(result), previews, ui=interface(result))
 
 
-def core_dataset(model: ModelPatcher, dataset: LatentDataset, plan: TrainingPlan, device) -> CoreDataset:
-    """Return the part of a dataset that a plan reads, as the model sees it.
-
-    Raises:
-        InputError: the plan needs target images and there are none.
-    """
-    if plan.needs_target() and dataset.target is None:
-        raise InputError(
-            "Expected images of the domain, got a dataset without them. "
-            "Connect target_images of the Dataset node."
-        )
-    target, source = (
-        Examples(training_latents(model, latents, device)) if needed and latents is not None else None
-        for latents, needed in ((dataset.target, plan.needs_target()), (dataset.source, plan.needs_source()))
-    )
-    return CoreDataset(target=target, source=source)
-
-
-def show(progress: Progress, event: StepEvent) -> None:
-    """Show a step on the node."""
-    left = duration(event.seconds_per_step * (event.total_steps - event.step))
-    progress.update(
-        event.step, f"step {event.step} of {event.total_steps}, loss {event.losses['total']:.4f}, {left} left"
-    )
-
-
-def metadata(prompts: DomainPrompts, plan: TrainingPlan) -> dict[str, str]:
+def metadata(
+    prompts: DomainPrompts, plan: TrainingPlan, base: str, step: int, subject: DomainPrompts | None = None
+) -> dict[str, str]:
     """Return what a file of the LoRA says about itself; the first keys are those that other programs read."""
+    trigger = ", ".join(part.target_text for part in prompts.parts())
+    if subject is not None:
+        trigger = f"a {prompts.identifier} {subject.identifier} {subject.category}"
     return {
         "format": "pt",
         "modelspec.title": f"{prompts.identifier} {prompts.category}",
-        "modelspec.trigger_phrase": prompts.target_text,
+        "modelspec.trigger_phrase": trigger,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(plan.rank),
         "ss_network_alpha": f"{plan.alpha:g}",
+        "ss_steps": str(step),
+        "domaingallery.base_model_hash": base,
         "domaingallery.plan": json.dumps(plan.to_dict()),
         "domaingallery.prompts": json.dumps(
             {
@@ -110,17 +122,20 @@ def metadata(prompts: DomainPrompts, plan: TrainingPlan) -> dict[str, str]:
 
 
 def loss_map(result: TrainingResult) -> dict[str, list[float]]:
-    """Return a LOSS_MAP: "loss" for the host's plot, and each term under its own name."""
+    """Return a LOSS_MAP: "loss" for the host's plot, each term by its name, and the validation loss."""
     terms = dict(result.losses)
-    return {"loss": terms.pop("total", []), **terms}
+    found = {"loss": terms.pop("total", []), **terms}
+    return found | {VALIDATION: list(result.validation.values())} if result.validation else found
 
 
 def interface(result: TrainingResult) -> dict[str, list]:
     """Return what a client receives: the terms over the steps, seconds, and a line of text."""
     losses = {name: [float(f"{value:.5g}") for value in values] for name, values in result.losses.items()}
     last = losses["total"][-1] if losses.get("total") else float("nan")
-    text = f"{result.steps} steps in {duration(result.seconds)}, last loss {last:.4f}"
-    return {"losses": [losses], "seconds": [round(result.seconds, 3)], "text": [text]}
+    since = f", gone on from step {result.resumed}" if result.resumed else ""
+    text = f"{result.steps} steps{since} in {duration(result.seconds)}, last loss {last:.4f}"
+    found = {"losses": [losses], "seconds": [round(result.seconds, 3)], "text": [text]}
+    return found | {VALIDATION: [result.validation]} if result.validation else found
 
 
 def starting_weights(
@@ -161,6 +176,13 @@ def plan_of(
         weights=replace(options.weights, **weights),
         denoise_steps=options.denoise_steps,
         offset_noise=options.offset_noise,
+        accumulation=options.accumulation,
+        schedule=options.schedule,
+        warmup_steps=options.warmup_steps,
+        ema=options.ema,
+        min_snr=options.min_snr,
+        optimizer=options.optimizer,
+        precision=options.precision,
     )
 
 
@@ -187,8 +209,9 @@ def training_inputs(steps: int, learning_rate: float) -> list[io.Input]:
             default=0,
             min=0,
             max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="The seed of everything random here. The same inputs give the same LoRA again.",
+            control_after_generate=io.ControlAfterGenerate.fixed,
+            tooltip="The seed of everything random here. The same inputs give the same LoRA again, and a "
+            "training that was cancelled goes on.",
         ),
     ]
 
@@ -196,6 +219,21 @@ def training_inputs(steps: int, learning_rate: float) -> list[io.Input]:
 LORA_OUTPUT = "The LoRA: for Load LoRA Model, Save LoRA, or the next training."
 LOSS_OUTPUT = "The losses over the steps, for Plot Loss Graph."
 OPTIONS_TOOLTIP = "From Training Options; without it, the paper's settings."
+RUN_TOOLTIP = "From Run Options: previews, checkpoints, memory. A cancelled training goes on without it, too."
+
+
+def training_outputs() -> list[io.Output]:
+    """Return the outputs that both training nodes share."""
+    return [
+        io.LoraModel.Output(display_name="lora", tooltip=LORA_OUTPUT),
+        io.LossMap.Output(display_name="losses", tooltip=LOSS_OUTPUT),
+        io.Image.Output(display_name="plot", tooltip="Each loss term over the steps, as a picture."),
+        io.Image.Output(
+            display_name="previews",
+            tooltip="What the LoRA draws over the steps, beginning with the base model. "
+            "Needs preview_every of Run Options.",
+        ),
+    ]
 
 
 class DomainGalleryErase(io.ComfyNode):
@@ -219,18 +257,34 @@ class DomainGalleryErase(io.ComfyNode):
             inputs=[
                 *training_inputs(500, 1e-4),
                 Options.Input("options", optional=True, tooltip=OPTIONS_TOOLTIP),
+                Run.Input("run_options", optional=True, tooltip=RUN_TOOLTIP),
+                Prompts.Input(
+                    "subject_prompts",
+                    optional=True,
+                    tooltip="From a second Domain Prompts: another identifier that is erased with the first, "
+                    "such as that of a subject. The steps are shared.",
+                ),
+                Dataset.Input(
+                    "subject_dataset",
+                    optional=True,
+                    tooltip="Source images for the second identifier. Without it those of dataset serve, if "
+                    "the category is the same.",
+                ),
             ],
-            outputs=[
-                io.LoraModel.Output(display_name="lora", tooltip=LORA_OUTPUT),
-                io.LossMap.Output(display_name="losses", tooltip=LOSS_OUTPUT),
-            ],
+            outputs=training_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model, prompts, dataset, steps, learning_rate, seed, options=None) -> io.NodeOutput:
+    def execute(
+        cls, model, prompts, dataset, steps, learning_rate, seed, options=None, run_options=None,
+        subject_prompts=None, subject_dataset=None,
+    ) -> io.NodeOutput:  # fmt: skip
         plan = plan_of("erasure", steps, learning_rate, seed, options or TrainingOptions(), similarity=0.0)
-        return run(model, prompts, dataset, plan, node_id(cls))
+        also = None
+        if subject_prompts is not None:
+            also = subject_prompts, checked_category(subject_prompts, subject_dataset, prompts, dataset)
+        return run(model, prompts, dataset, plan, node_id(cls), options=run_options, also=also)
 
 
 class DomainGalleryTrain(io.ComfyNode):
@@ -261,23 +315,86 @@ class DomainGalleryTrain(io.ComfyNode):
                     "Its rank and alpha are kept.",
                 ),
                 Options.Input("options", optional=True, tooltip=OPTIONS_TOOLTIP),
+                Run.Input("run_options", optional=True, tooltip=RUN_TOOLTIP),
             ],
-            outputs=[
-                io.LoraModel.Output(display_name="lora", tooltip=LORA_OUTPUT),
-                io.LossMap.Output(display_name="losses", tooltip=LOSS_OUTPUT),
-            ],
+            outputs=training_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
-        cls, model, prompts, dataset, steps, learning_rate, seed, erased=None, options=None
+        cls, model, prompts, dataset, steps, learning_rate, seed, erased=None, options=None, run_options=None
     ) -> io.NodeOutput:
         start = None
         if erased is not None:
             start, options = starting_weights(erased, options)
         plan = plan_of("domaingallery", steps, learning_rate, seed, options or TrainingOptions(), erasure=0.0)
-        return run(model, prompts, dataset, plan, node_id(cls), start)
+        return run(model, prompts, dataset, plan, node_id(cls), start, run_options)
+
+
+def advanced_inputs() -> list[io.Input]:
+    """Return the inputs of Training Options that the paper leaves alone."""
+    return [
+        io.Int.Input(
+            "accumulation",
+            default=1,
+            min=1,
+            max=1000,
+            advanced=True,
+            tooltip="Batches whose gradients make one step, for the effect of a larger batch in the memory "
+            "of a small one. Takes as many times longer.",
+        ),
+        io.Combo.Input(
+            "schedule",
+            options=list(get_args(Schedule)),
+            default="constant",
+            advanced=True,
+            tooltip="How the learning rate goes down over the steps.",
+        ),
+        io.Int.Input(
+            "warmup_steps",
+            default=0,
+            min=0,
+            max=100000,
+            advanced=True,
+            tooltip="Steps in which the learning rate rises from near 0.",
+        ),
+        io.Float.Input(
+            "ema",
+            default=0.0,
+            min=0.0,
+            max=0.99999,
+            step=0.001,
+            round=0.00001,
+            advanced=True,
+            tooltip="Decay of a moving average over the steps, which becomes the LoRA: 0.99 smooths the last "
+            "hundred. 0 for none.",
+        ),
+        io.Float.Input(
+            "min_snr",
+            default=0.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            advanced=True,
+            tooltip="Gamma of Min-SNR weighting of the target and prior terms, commonly 5. 0 for none.",
+        ),
+        io.Combo.Input(
+            "optimizer",
+            options=list(get_args(Optimizer)),
+            default="adamw",
+            advanced=True,
+            tooltip="adamw8bit needs the package bitsandbytes and saves little for a LoRA.",
+        ),
+        io.Combo.Input(
+            "precision",
+            options=list(get_args(Precision)),
+            default="automatic",
+            advanced=True,
+            tooltip="What the model computes in. automatic: as when drawing, but never float16: bfloat16 "
+            "where the device has it, else float32. The LoRA itself is always float32.",
+        ),
+    ]
 
 
 class DomainGalleryOptions(io.ComfyNode):
@@ -347,6 +464,7 @@ class DomainGalleryOptions(io.ComfyNode):
                     tooltip="Helps with domains that are much lighter or darker than most images, such as "
                     "pencil sketches: 0.1.",
                 ),
+                *advanced_inputs(),
             ],
             outputs=[Options.Output(display_name="options", tooltip="For both training nodes.")],
         )
@@ -354,7 +472,7 @@ class DomainGalleryOptions(io.ComfyNode):
     @classmethod
     def execute(
         cls, rank, alpha, batch_size, prior_weight, disentanglement_weight, erasure_weight, similarity_weight,
-        denoise_steps, offset_noise,
+        denoise_steps, offset_noise, accumulation, schedule, warmup_steps, ema, min_snr, optimizer, precision,
     ) -> io.NodeOutput:  # fmt: skip
         weights = LossWeights(
             prior=prior_weight,
@@ -370,5 +488,12 @@ class DomainGalleryOptions(io.ComfyNode):
                 weights=weights,
                 denoise_steps=denoise_steps,
                 offset_noise=offset_noise,
+                accumulation=accumulation,
+                schedule=schedule,
+                warmup_steps=warmup_steps,
+                ema=ema,
+                min_snr=min_snr,
+                optimizer=optimizer,
+                precision=precision,
             )
         )

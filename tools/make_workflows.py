@@ -16,7 +16,7 @@ from typing import Any
 from gallery import PACK
 
 from . import workflow_notes as notes
-from .workflow_graph import GREEN, PURPLE, Node
+from .workflow_graph import BLUE, GREEN, PURPLE, Node
 from .workflow_layout import place
 from .workflow_parts import DATA_FRAME, DOMAIN, DRAW_FRAME, ERASE_FRAME, LEARN_FRAME, Numbers, Workflow
 
@@ -35,6 +35,9 @@ DEMO = Numbers(
     train_rate=1.5e-3,
     subject_steps=130,
     subject_rate=4e-3,
+    joint_steps=170,
+    joint_rate=3e-3,
+    joint_subject_weight=2.0,
     sampling_steps=12,
     sampler_name="dpmpp_2m",
     scheduler="normal",
@@ -45,7 +48,7 @@ DEMO = Numbers(
 )
 SHORT = replace(  # the same graphs in seconds, for tests
     DEMO, source_count=4, subject_source_count=4, erase_steps=2, train_steps=2, subject_steps=2,
-    sampling_steps=2, pictures=1,
+    joint_steps=2, sampling_steps=2, pictures=1,
 )  # fmt: skip
 
 
@@ -205,6 +208,112 @@ def with_subject(g: Workflow) -> None:
     ])  # fmt: skip
 
 
+def joint(g: Workflow) -> None:
+    n = g.numbers
+    model = g.load_model()
+    words = g.words(model["clip"], title="Words of the domain")
+    subject_words = g.words(model["clip"], identifier="olis", title="Words of the subject")
+    ten: dict[str, Any] = {"domain": DOMAIN, "category": "face", "count": 10, "seed": 0}
+    five: dict[str, Any] = {"domain": "plain", "category": "olis", "count": 5, "seed": 0}
+    images, preview, source, dataset = g.images(model, words, ten, "domain", count=n.source_count, seed=1000)
+    # Both are faces, so the same source images serve the subject.
+    subject_images, subject_preview, subject_dataset = g.images_beside(model, source, five, "subject")
+    options = g.options()
+    data: dict[str, Any] = {
+        "model": model["model"],
+        "prompts": words["prompts"],
+        "dataset": dataset["dataset"],
+        "options": options["options"],
+        "subject_prompts": subject_words["prompts"],
+    }
+    erase = g.node(
+        "DomainGalleryErase", title="1  Erase both words", colour=PURPLE,
+        steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,
+    )  # fmt: skip
+    learn = g.node(
+        "DomainGalleryPersonalize", title="2  Learn both", colour=PURPLE, erased=erase["lora"],
+        subject_dataset=subject_dataset["dataset"], subject_weight=n.joint_subject_weight,
+        steps=n.joint_steps, learning_rate=n.joint_rate, seed=2, **data,
+    )  # fmt: skip
+    learned = [g.plot(learn, "learning both"), g.save_lora(learn, "Save both", "sketchbook_olis_domain")]
+    loaded = g.node(
+        "LoraModelLoader", title="Load LoRA of both", colour=GREEN, wide=300,
+        model=model["model"], lora=learn["lora"],
+    )  # fmt: skip
+    negative = g.prompt(model["clip"], "", "Negative prompt")
+    inputs = g.latent_and_seed()
+    rows = g.drawings(
+        loaded, model, negative["conditioning"], inputs, "06",
+        {"a sks olis face": "Subject in the domain", "a olis face": "Subject", "a sks face": "Domain"},
+    )  # fmt: skip
+    place([
+        [g.explain(notes.JOINT, file=False)],
+        [g.group("Model and words", [model, words, subject_words]),
+         g.group("Pictures to draw", [negative, *inputs], colour=DATA_FRAME)],
+        [g.group("The domain", [images, preview], [source, dataset], colour=DATA_FRAME),
+         g.group("The subject", [subject_images, subject_preview], [subject_dataset], colour=DATA_FRAME)],
+        [g.group("Stage 1: erase", [options, erase], colour=ERASE_FRAME),
+         g.group("Stage 2: learn", [learn], learned, colour=LEARN_FRAME)],
+        [g.group("Load", [loaded])],
+        rows,
+    ])  # fmt: skip
+
+
+def several_categories(g: Workflow) -> None:
+    n = g.numbers
+    model = g.load_model()
+    words = g.words(model["clip"], category="face, house")
+    faces, houses = (
+        g.node("DomainGalleryDemoImages", title=f"Images of {count} {category}s", colour=BLUE,
+               domain=DOMAIN, category=category, count=count, seed=0)
+        for category, count in (("face", 6), ("house", 4))
+    )  # fmt: skip
+    both: dict[str, Any] = {"images.image0": faces["images"], "images.image1": houses["images"]}
+    images = g.node("BatchImagesNode", title="Batch Images", wide=300, **both)
+    preview = g.node("PreviewImage", title="The domain", tall=280, images=images["image"])
+    source = g.source_images(model, words, count=n.source_count, seed=1000)
+    dataset = g.node(
+        "DomainGalleryDataset", colour=BLUE, vae=model["vae"], source_images=source["images"],
+        target_images=images["image"], prompts=words["prompts"], categories="6 face, 4 house",
+    )  # fmt: skip
+    options = g.options()
+    data: dict[str, Any] = {
+        "model": model["model"],
+        "prompts": words["prompts"],
+        "dataset": dataset["dataset"],
+        "options": options["options"],
+    }
+    erase = g.node(
+        "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
+        steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,
+    )  # fmt: skip
+    learn = g.node(
+        "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, erased=erase["lora"],
+        steps=n.train_steps, learning_rate=n.train_rate, seed=2, **data,
+    )  # fmt: skip
+    learned = [g.plot(learn, "learning"), g.save_lora(learn, "Save the domain", "sketchbook_two_categories")]
+    loaded = g.node(
+        "LoraModelLoader", title="Load LoRA of the domain", colour=GREEN, wide=300,
+        model=model["model"], lora=learn["lora"],
+    )  # fmt: skip
+    negative = g.prompt(model["clip"], "", "Negative prompt")
+    inputs = g.latent_and_seed()
+    rows = g.drawings(
+        loaded, model, negative["conditioning"], inputs, "07",
+        {"a sks face": "Faces", "a sks house": "Houses", "a sks car": "Neither: cars"},
+    )  # fmt: skip
+    place([
+        [g.explain(notes.CATEGORIES, file=False)],
+        [g.group("Model and words", [model, words]),
+         g.group("Pictures to draw", [negative, *inputs], colour=DATA_FRAME)],
+        [g.group("Images", [faces, houses], [images, preview], [source, dataset], colour=DATA_FRAME)],
+        [g.group("Stage 1: erase", [options, erase], colour=ERASE_FRAME),
+         g.group("Stage 2: learn", [learn], learned, colour=LEARN_FRAME)],
+        [g.group("Load", [loaded])],
+        rows,
+    ])  # fmt: skip
+
+
 def choose_enhancement(g: Workflow) -> None:
     model = g.load_model()
     domain = g.load_domain(model["model"])
@@ -212,14 +321,14 @@ def choose_enhancement(g: Workflow) -> None:
     inputs = g.latent_and_seed("fixed")
     few = g.pictures("Pictures of the sweep", min(3, g.numbers.pictures))
     sweep = g.sweep(domain, words, model, [few, inputs[1]], "Enhancement Sweep")
-    grid = g.save(sweep["grid"], "Modes and strengths", "06_sweep", tall=420)
+    grid = g.save(sweep["grid"], "Modes and strengths", "08_sweep", tall=420)
     enhanced = g.node(
         "DomainGalleryEnhancement", title="Domain Enhancement", colour=PURPLE, wide=300,
         model=domain["model"], prompts=words["prompts"], mode="V-uncond", enhancement=g.numbers.v_uncond,
     )  # fmt: skip
     prompt = g.prompt(model["clip"], "a sks house by the sea", "Prompt")
     sampler = g.sampler(enhanced, prompt["conditioning"], words["empty"], inputs, "Draw")
-    pictures = g.show(sampler, model, "Houses of the domain", "06_house")
+    pictures = g.show(sampler, model, "Houses of the domain", "08_house")
     place([
         [g.explain(notes.SWEEP)],
         [g.group("Model and words", [model, domain, words]),
@@ -235,7 +344,9 @@ WORKFLOWS: dict[str, Callable[[Workflow], None]] = {
     "03 other categories": other_categories,
     "04 extra attributes": extra_attributes,
     "05 with a subject LoRA": with_subject,
-    "06 choose an enhancement": choose_enhancement,
+    "06 a subject with the domain": joint,
+    "07 several categories": several_categories,
+    "08 choose an enhancement": choose_enhancement,
 }
 
 

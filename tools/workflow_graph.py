@@ -16,6 +16,7 @@ PACK_PREFIX = "DomainGallery"
 NOTE = "MarkdownNote"
 NOTE_WIDTH = 420
 BLOCK = re.compile(r"[#|]|- |\d+\. ")  # begins a heading, a table row, a list entry
+AUTOGROW = "COMFY_AUTOGROW_V3"
 FILES = {"lora_name", "ckpt_name"}  # choices that depend on what is on a disk
 
 GREEN, BLUE, BROWN, PURPLE, GREY = (
@@ -213,17 +214,23 @@ class Graph:
 
 
 def specs_of(info: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return the specification of each input."""
-    return {n: s for part in ("required", "optional") for n, s in info["input"].get(part, {}).items()}
+    """Return the specification of each input; of an input that grows, those that the front end shows."""
+    found = {n: s for part in ("required", "optional") for n, s in info["input"].get(part, {}).items()}
+    for name in [n for n, s in found.items() if s[0] == AUTOGROW]:
+        template = found.pop(name)[1]["template"]
+        [spec] = template["input"]["required"].values()
+        for i in range(template["min"] + 1):
+            found[f"{name}.{template['prefix']}{i}"] = spec
+    return found
 
 
 def sockets_of(info: dict[str, Any]) -> dict[str, bool]:
     """Return the inputs that are not widgets: name -> whether it is optional."""
+    optional = info.get("input", {}).get("optional", {})
     found = {}
-    for part in ("required", "optional"):
-        for name, spec in info.get("input", {}).get(part, {}).items():
-            if not isinstance(spec[0], list) and spec[0] not in WIDGET_TYPES:
-                found[name] = part == "optional"
+    for name, spec in specs_of(info).items() if info else ():
+        if not isinstance(spec[0], list) and spec[0] not in WIDGET_TYPES:
+            found[name] = name in optional or "." in name
     return found
 
 

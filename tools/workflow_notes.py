@@ -6,7 +6,7 @@ for Stable Diffusion 1.x). Then take the paper's settings, which are also those 
 
 | | this demo | Stable Diffusion 1.x |
 |---|---|---|
-| source images | {source_count} of {size} px | 200 of 512 px |
+| source images | {source_count} of {size} px | 1000 of 512 px |
 | erase | {erase_steps} steps, {erase_rate:g} | 500 steps, 1e-4 |
 | learn | {train_steps} steps, {train_rate:g} | 1000 steps, 5e-5 |
 | rank and alpha | {rank} | 4 |
@@ -29,14 +29,13 @@ it. Press *Run*, wait some minutes, and look at the pictures on the right.
 4. Both LoRAs are saved to `output/loras`.
 5. Three samplers draw "a sks face" from the same noise: before, after erasing, after learning.
 
-Next: the workflows 02 to 06 draw with the domain.
+Next: the workflows 02 to 05 and 08 draw with the domain.
 """
 
 OWN_IMAGES = """
 **Your own images**: about ten, all of one category. They share what the domain is about, and differ in
-everything else. Put them into a folder inside `input`, all of one size. Connect *Load Image (from Folder)*,
-then *Rebatch Images* with a batch size of 4096, to *target_images*. Or join *Load Image* nodes by *Batch
-Images*.
+everything else. Put them into a folder inside `input`, press **R**, and connect *Load Domain Images* in
+place of *Demo Images*. Or join *Load Image* nodes by *Batch Images*.
 
 Change **category** in *Domain Prompts* to the noun that fits them.
 """
@@ -96,6 +95,36 @@ Then the domain and the subject are chained, and "a sks olis face" asks for both
 
 STRENGTH = """
 Does one of the two drown the other? Lower its **strength_model**, or raise that of the other, by 0.1.
+"""
+
+JOINT = """
+# A subject with the domain
+
+*Olis* is one particular character, {domain} a style, and the model knows neither. Here both are learned at
+once, in one LoRA: the words **sks** and **olis** are erased, then ten images teach the domain and five the
+subject.
+
+The demo model takes a subject less easily than a style: **subject_weight** is {joint_subject_weight:g}, the
+paper's is 1, and still it learns the domain here and of the subject little. 05 shows the subject better.
+
+"a sks olis face" asks for both. To chain a subject's LoRA with a domain's instead, see 05.
+
+Your subject is of another category than your images? Draw its source images by a second *Source Images* with
+its prompts, and connect them to the subject's *Dataset* and, as *subject_dataset*, to *1  Erase both words*.
+"""
+
+CATEGORIES = """
+# Several categories
+
+Six faces and four houses in the same style, {domain}, teach it together. *Domain Prompts* names both,
+**face, house**, and *Dataset* says which image is which: **6 face, 4 house**. The model draws source images
+of each, and each training step is of one.
+
+A style that two categories share is told apart more easily from what each of them shows. The last row draws
+cars, which were not taught.
+
+**Your own images**: with *Load Domain Images*, write the category of each image into a text file beside it,
+`cat.txt` for `cat.jpg`, and connect *captions* to *categories*.
 """
 
 SWEEP = """

@@ -30,6 +30,9 @@ class Numbers:
     train_rate: float
     subject_steps: int
     subject_rate: float
+    joint_steps: int
+    joint_rate: float
+    joint_subject_weight: float
     sampling_steps: int
     sampler_name: str
     scheduler: str
@@ -102,19 +105,39 @@ class Workflow(Graph):
         self, model: Node, words: Node, target: dict[str, Any], title: str, *, count: int, seed: int
     ) -> list[Node]:
         """Add target images, their preview, source images, and the dataset of both."""
-        n = self.numbers
         images = self.node("DomainGalleryDemoImages", title=f"Images of the {title}", colour=BLUE, **target)
         preview = self.node("PreviewImage", title=f"The {title}", tall=280, images=images["images"])
-        source = self.node(
-            "DomainGallerySourceImages", colour=BLUE, model=model["model"], vae=model["vae"],
-            prompts=words["prompts"], count=count, width=n.size, height=n.size, batch_size=16,
-            seed=seed, **self.sampling,
-        )  # fmt: skip
+        source = self.source_images(model, words, count=count, seed=seed)
         dataset = self.node(
             "DomainGalleryDataset", colour=BLUE,
             vae=model["vae"], source_images=source["images"], target_images=images["images"],
         )  # fmt: skip
         return [images, preview, source, dataset]
+
+    def images_beside(self, model: Node, source: Node, target: dict[str, Any], title: str) -> list[Node]:
+        """Add target images, their preview, and their dataset with source images that are there already."""
+        images = self.node("DomainGalleryDemoImages", title=f"Images of the {title}", colour=BLUE, **target)
+        preview = self.node("PreviewImage", title=f"The {title}", tall=280, images=images["images"])
+        dataset = self.node(
+            "DomainGalleryDataset", title=f"Dataset of the {title}", colour=BLUE, vae=model["vae"],
+            source_images=source["images"], target_images=images["images"],
+        )  # fmt: skip
+        return [images, preview, dataset]
+
+    def source_images(self, model: Node, words: Node, *, count: int, seed: int) -> Node:
+        size = self.numbers.size
+        return self.node(
+            "DomainGallerySourceImages", colour=BLUE, model=model["model"], vae=model["vae"],
+            prompts=words["prompts"], count=count, width=size, height=size, batch_size=16, seed=seed,
+            **self.sampling,
+        )  # fmt: skip
+
+    def options(self) -> Node:
+        n = self.numbers
+        return self.node(
+            "DomainGalleryOptions", rank=n.rank, alpha=float(n.rank), batch_size=n.batch_size,
+            denoise_steps=n.denoise_steps,
+        )  # fmt: skip
 
     def save_lora(self, stage: Node, title: str, name: str) -> Node:
         return self.node("DomainGallerySaveLora", title=title, colour=BROWN, lora=stage["lora"], name=name)
@@ -158,6 +181,24 @@ class Workflow(Graph):
     def save(self, images: Socket, title: str, prefix: str, *, tall: int = 280) -> Node:
         name = f"domaingallery/{prefix}"
         return self.node("SaveImage", title=title, wide=300, tall=tall, images=images, filename_prefix=name)
+
+    def drawings(
+        self,
+        loaded: Node,
+        model: Node,
+        negative: Socket,
+        inputs: list[Node],
+        number: str,
+        texts: dict[str, str],
+    ) -> list[Group]:
+        """Add a row of prompt, sampler and pictures for each text, under its title."""
+        rows = []
+        for row, (text, title) in enumerate(texts.items(), 1):
+            prompt = self.prompt(model["clip"], text, f"Prompt {row}")
+            sampler = self.sampler(loaded, prompt["conditioning"], negative, inputs, f"Draw {row}")
+            pictures = self.show(sampler, model, title, f"{number}_{row}")
+            rows.append(self.group(f"{title}: {text}", [prompt], [sampler], pictures, colour=DRAW_FRAME))
+        return rows
 
     def show(self, latent: Node, model: Node, title: str, prefix: str) -> list[Node]:
         """Add what turns a latent into saved pictures."""

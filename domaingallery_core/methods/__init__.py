@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..config import TrainingPlan
 from ..denoiser import Conditions, Denoiser, Switch
-from . import domaingallery, dreambooth, erasure
+from . import domaingallery, dreambooth, erasure, personalization
 from .noising import NoisedBatch, NoisedImages, draw, noised_batch
 
 Losses = Callable[[Denoiser, Switch, NoisedBatch, Conditions, TrainingPlan], dict[str, Tensor]]
@@ -17,6 +17,7 @@ METHODS: dict[str, Losses] = {
     "erasure": erasure.losses,
     "domaingallery": domaingallery.losses,
     "dreambooth": dreambooth.losses,
+    "personalization": personalization.losses,
 }
 
 __all__ = ["METHODS", "Losses", "NoisedBatch", "NoisedImages", "draw", "noised_batch"]

@@ -10,7 +10,7 @@ from ..config import TrainingPlan
 from ..denoiser import Condition, Conditions, Denoiser, Switch
 from ..guidance import guide
 from ..similarity import clean_features, recurrent_denoise, similarity_consistency
-from .evaluation import denoise_parts, needed, predict
+from .evaluation import Part, denoise_parts, needed, predict, reconstruct
 from .noising import NoisedBatch, NoisedImages
 
 
@@ -22,6 +22,19 @@ def losses(
     Those without a weight are left out. One evaluation with gradient serves the target images, the source
     images and the first step of both recurrences.
     """
+    terms, _ = losses_beside(denoiser, adapter, noised, conditions, plan, {})
+    return terms
+
+
+def losses_beside(
+    denoiser: Denoiser,
+    adapter: Switch,
+    noised: NoisedBatch,
+    conditions: Conditions,
+    plan: TrainingPlan,
+    others: dict[str, Part],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the terms of `losses`, and the x0 (B C H W) of other images from the same evaluation."""
     target = needed(noised.target, "target images")
     images = {"target": target}
     parts = [(target, conditions.target)]
@@ -34,11 +47,13 @@ def losses(
             if plan.needs_empty():
                 images["empty"] = source
                 parts.append((source, needed(conditions.empty, "the empty prompt")))
-    x0 = dict(zip(images, denoise_parts(denoiser, parts), strict=True))
+    found = denoise_parts(denoiser, [*parts, *others.values()])
+    x0 = dict(zip([*images, *others], found, strict=True))
+    beside = {name: x0[name] for name in others}
 
-    terms = {"target": objectives.reconstruction(predict(denoiser, target, x0["target"]), target.wanted)}
+    terms = {"target": reconstruct(denoiser, target, x0["target"])}
     if not plan.needs_source():
-        return terms
+        return terms, beside
     source_prediction = predict(denoiser, source, x0["source"])
     if plan.uses("prior"):
         terms["prior"] = objectives.reconstruction(source_prediction, source.wanted)
@@ -54,7 +69,7 @@ def losses(
         with torch.no_grad():
             reference = clean_features(denoiser, fixed, parts[1][1])
         terms["similarity"] = similarity_consistency(features, reference, scale=plan.similarity_scale)
-    return terms
+    return terms, beside
 
 
 def denoised_pair(

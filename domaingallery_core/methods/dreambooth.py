@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import objectives
 from ..config import TrainingPlan
 from ..denoiser import Conditions, Denoiser, Switch
-from .evaluation import denoise_parts, needed, predict
+from .evaluation import denoise_parts, needed, reconstruct
 from .noising import NoisedBatch
 
 
@@ -22,4 +21,4 @@ def losses(
         images["prior"] = needed(noised.source, "source images")
         parts.append((images["prior"], needed(conditions.source, "the source prompt")))
     found = zip(images.items(), denoise_parts(denoiser, parts), strict=True)
-    return {name: objectives.reconstruction(predict(denoiser, i, x0), i.wanted) for (name, i), x0 in found}
+    return {name: reconstruct(denoiser, i, x0) for (name, i), x0 in found}

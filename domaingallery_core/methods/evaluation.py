@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .. import objectives
 from ..denoiser import Condition, Denoiser
 from ..errors import InputError
 from .noising import NoisedImages
@@ -26,6 +27,11 @@ def denoise_parts(denoiser: Denoiser, parts: list[Part]) -> list[Tensor]:
 def predict(denoiser: Denoiser, images: NoisedImages, x0: Tensor) -> Tensor:
     """Return the family's prediction (B C H W) for images from their x0."""
     return denoiser.process.prediction(images.x, x0, images.sigma)
+
+
+def reconstruct(denoiser: Denoiser, images: NoisedImages, x0: Tensor) -> Tensor:
+    """Return Eq. 1 for images from their x0 (B C H W)."""
+    return objectives.reconstruction(predict(denoiser, images, x0), images.wanted, images.mask)
 
 
 def needed(value: T | None, name: str) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,11 +13,16 @@ from ..process import Process
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoisedImages:
-    """Hold noisy latents x (B C H W) at sigma (B) and what the family regresses on for them (B C H W)."""
+    """Hold noisy latents x (B C H W) at sigma (B) and what the family regresses on for them (B C H W).
+
+    Attributes:
+        mask: B 1 H W in 0..1, how much each place counts; None counts all alike.
+    """
 
     x: Tensor
     sigma: Tensor
     wanted: Tensor
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -25,11 +30,12 @@ class NoisedImages:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoisedBatch:
-    """Hold the noisy images of one step, all at one discrete timestep."""
+    """Hold the noisy images of one step, all at one discrete timestep, those of a subject too."""
 
     timestep: int
     target: NoisedImages | None = None
     source: NoisedImages | None = None
+    subject: NoisedBatch | None = None
 
 
 def noised_images(process: Process, timestep: int, latents: Tensor, noise: Tensor) -> NoisedImages:
@@ -71,4 +77,11 @@ def draw(
             noise = noise + offset_noise * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
         return latents, noise.to(latents)
 
-    return noised_batch(process, timestep, target=pair(batch.target), source=pair(batch.source))
+    def noised(batch: Batch) -> NoisedBatch:
+        found = noised_batch(process, timestep, target=pair(batch.target), source=pair(batch.source))
+        if found.target is None or batch.mask is None:
+            return found
+        return replace(found, target=replace(found.target, mask=batch.mask))
+
+    domain = noised(batch)
+    return domain if batch.subject is None else replace(domain, subject=noised(batch.subject))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toys import ToyDenoiser, conditions, latents, network, random
@@ -193,3 +195,32 @@ def test_prompts_of_different_length_are_refused(denoiser, adapter):
 
     with pytest.raises(InputError, match="encoded alike"):
         METHODS["erasure"](denoiser, adapter, noised(denoiser), longer, plan("erasure"))
+
+
+def test_a_mask_weighs_the_places_of_the_target_term(denoiser, adapter):
+    """A mask of ones changes nothing; where it is 0, what is predicted does not matter."""
+    batch, prompts, settings = noised(denoiser), conditions(), plan("dreambooth")
+    left = torch.ones(4, 1, 4, 4)
+    left[..., 2:] = 0
+
+    def target_term(mask):
+        masked = replace(batch, target=replace(batch.target, mask=mask))
+        return METHODS["dreambooth"](denoiser, adapter, masked, prompts, settings)["target"]
+
+    found = prediction(denoiser, batch.target, prompts.target)
+    torch.testing.assert_close(target_term(torch.ones(4, 1, 4, 4)), target_term(None))
+    torch.testing.assert_close(target_term(left), mse(found[..., :2], batch.target.wanted[..., :2]))
+    assert target_term(torch.zeros(4, 1, 4, 4)).item() == 0
+
+
+def test_a_draw_keeps_masks_and_subjects(denoiser):
+    mask, subject = torch.rand(2, 1, 4, 4), Batch(latents(2, 3), latents(2, 4))
+    process = denoiser.process
+
+    plain = draw(Batch(latents(2, 1), latents(2, 2)), process, generator(0, "noise"))
+    full = draw(Batch(latents(2, 1), latents(2, 2), mask, subject), process, generator(0, "noise"))
+
+    assert torch.equal(full.target.mask, mask) and full.source.mask is None
+    assert torch.equal(full.source.x, plain.source.x)
+    assert full.subject.timestep == full.timestep
+    assert not torch.equal(full.subject.target.wanted, full.subject.source.wanted)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from toys import Network, ToyDenoiser, conditions, latents, network
 
 from domaingallery_core.adapters import Adapter, ordinary_weights
-from domaingallery_core.config import LossWeights, TrainingPlan
+from domaingallery_core.config import AdapterConfig, LossWeights, TrainingPlan
 from domaingallery_core.datasets import Dataset, Examples
 from domaingallery_core.denoiser import Conditions
 from domaingallery_core.errors import InputError, TrainingError
@@ -176,3 +177,24 @@ def test_missing_images_and_prompts_are_refused_before_the_first_step(data, prom
         run(plan(), events.append, data=data, prompts=prompts)
 
     assert not events
+
+
+def test_the_same_category_twice_reads_the_prompts_of_each():
+    """A training with a second category differs from one without, and by its prompt alone from another."""
+
+    def trained(*prompts):
+        denoiser = ToyDenoiser(network())
+        data = Dataset(source=Examples(latents(6, 1)))
+        data = replace(data, more=(data,) * (len(prompts) - 1))
+        given = replace(prompts[0], more=prompts[1:])
+        with Adapter.inject(denoiser.network, AdapterConfig(), generator(0, "adapter")) as adapter:
+            plan = TrainingPlan(method="erasure", steps=2, learning_rate=1e-2)
+            return train(denoiser, adapter, data, given, plan).state_dict
+
+    first = conditions()
+    second = Conditions(target=first.source, source=first.target)
+    one, two, three = trained(first), trained(first, first), trained(first, second)
+
+    name = next(iter(one))
+    assert not torch.equal(one[name], three[name])
+    assert not torch.equal(two[name], three[name])

@@ -21,14 +21,23 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def comfy(host_path: Path) -> ModuleType:
+def comfy(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """Return the host's package, set to the CPU."""
     sys.path.insert(0, str(host_path))  # first, or its `nodes` would be the pack's
     cli = importlib.import_module("comfy.cli_args")
     cli.args.cpu = True
     for name in ("nodes", "comfy.sd", "comfy.samplers", "comfy.model_base"):
         importlib.import_module(name)
+    folder_paths = importlib.import_module("folder_paths")
+    folder_paths.set_output_directory(str(tmp_path_factory.mktemp("output")))  # nothing goes into the host
     return sys.modules["comfy"]
+
+
+@pytest.fixture(autouse=True)
+def output(comfy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what a test writes out of the host's folder."""
+    monkeypatch.setattr(sys.modules["folder_paths"], "output_directory", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -18,22 +18,29 @@ class PlainVae:
         return latents[:, :3].movedim(1, -1)
 
 
-def execute(nodes, source, target=None):
+def execute(nodes, source, target=None, vae=None, **options):
+    """Call the node as the host does, with a list for each input."""
+    target = target if target is None or isinstance(target, list) else [target]
+    source = source if isinstance(source, list) else [source]
+    options = {name: value if isinstance(value, list) else [value] for name, value in options.items()}
     with torch.inference_mode():
-        return nodes("nodes.datasets").DomainGalleryDataset.execute(PlainVae(), source, target)[0]
+        return nodes("nodes.datasets").DomainGalleryDataset.execute(
+            [vae or PlainVae()], source, target, **options
+        )[0]
 
 
 def test_target_images_take_the_size_of_the_source_images(nodes, comfy):
     dataset = execute(nodes, torch.rand(20, 32, 32, 3), torch.rand(3, 48, 64, 4))
 
-    assert dataset.source.shape == (20, 3, 4, 4)
-    assert dataset.target.shape == (3, 3, 4, 4)
+    assert dataset.source.latents.shape == (20, 3, 4, 4)
+    assert dataset.target.latents.shape == (3, 3, 4, 4)
 
 
 def test_images_of_the_right_size_are_not_touched(nodes):
+    core = nodes("domaingallery_core.images")
     images = torch.rand(2, 32, 32, 3)
 
-    assert torch.equal(nodes("nodes.datasets").fitted(images, 32, 32), images)
+    assert torch.equal(core.centre_crop(core.cover(images, (32, 32)), (32, 32)), images)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 32), (33, 47), (300, 200)])
@@ -43,7 +50,9 @@ def test_the_centre_is_kept(nodes, height, width):
     images[:, height // 2 - 4 : (height + 1) // 2 + 4] = 1
     images[:, :, width // 2 - 4 : (width + 1) // 2 + 4] = 1
 
-    cropped = nodes("nodes.datasets").fitted(images, 32, 32)[0, ..., 0]
+    core = nodes("domaingallery_core.images")
+
+    cropped = core.centre_crop(core.cover(images, (32, 32)), (32, 32))[0, ..., 0]
 
     assert cropped.shape == (32, 32)
     assert cropped[15:17].mean() > cropped[:4].mean()
@@ -72,10 +81,10 @@ def drawn(comfy, nodes):
 
     def draw(count: int, *, seed: int = 3, batch_size: int = 4, sampler_name: str = "euler") -> torch.Tensor:
         with torch.inference_mode():
-            return nodes("nodes.datasets").DomainGallerySourceImages.execute(
+            return nodes("nodes.source_images").DomainGallerySourceImages.execute(
                 model, PlainVae(), prompts, count=count, width=64, height=64, steps=2, cfg=3.0,
                 sampler_name=sampler_name, scheduler="normal", batch_size=batch_size, seed=seed,
-            )[0]  # fmt: skip
+            )[0][0]  # fmt: skip
 
     return draw
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from domaingallery_core.lora_files import load_lora
 from tools.host_client import Event, Interrupted, PromptError
 
 Prompt = dict[str, dict[str, Any]]
@@ -36,7 +37,8 @@ def graph() -> Prompt:
         "options": node(
             "DomainGalleryOptions", rank=2, alpha=2.0, batch_size=3, prior_weight=1.0,
             disentanglement_weight=10.0, erasure_weight=10.0, similarity_weight=1.0,
-            denoise_steps=1, offset_noise=0.0,
+            denoise_steps=1, offset_noise=0.0, accumulation=1, schedule="constant", warmup_steps=0, ema=0.0,
+            min_snr=0.0, optimizer="adamw", precision="automatic",
         ),
         "erase": node(
             "DomainGalleryErase", model=["demo", 0], prompts=["words", 0], dataset=["dataset", 0], steps=2,
@@ -79,8 +81,10 @@ def files(host) -> set[str]:
 def test_the_main_path_runs_and_shows_what_it_does(host):
     """Losses of every term come back, progress and text are shown, and the file is where it says."""
     events: list[Event] = []
+    prompt = graph()
+    prompt["source"]["inputs"]["seed"] = 4711  # of no other test, so nothing is kept on disk
 
-    outputs = host.client.run(graph(), on_event=events.append)
+    outputs = host.client.run(prompt, on_event=events.append)
 
     assert {"target", "prior", "disentanglement", "similarity", "total"} == outputs["train"]["losses"][
         0
@@ -120,6 +124,8 @@ BAD = [
     ("source", {"steps": 0}, "validation", "smaller than min"),
     ("dataset", {"source_images": None}, "validation", "missing"),
     ("dataset", {"target_images": None}, "execution", "images of the domain, got a dataset without them"),
+    ("target", {"count": 1}, "execution", "at least 2 images of the domain, got 1"),
+    ("source", {"count": 2}, "execution", "at least 3 source images of each category"),
     ("options", {"batch_size": 2}, "execution", "batch size of at least 3"),
     ("options", {"rank": 1000}, "execution", "rank of at most"),
     ("erase", {"steps": 0}, "validation", "smaller than min"),
@@ -155,6 +161,72 @@ def test_bad_input_is_an_error_on_its_node(host, name, inputs, stage, message):
     assert message in str(caught.value)
     assert files(host) == before
     assert host.alive()
+
+
+def run_options(**changes: Any) -> dict[str, Any]:
+    inputs = {
+        "preview_every": 0, "preview_count": 1, "preview_steps": 2, "preview_cfg": 1.0, "validate_every": 0,
+        "checkpoint_every": 0, "keep": 1, "resume": "automatic", "run_name": "",
+        "gradient_checkpointing": "automatic",
+    }  # fmt: skip
+    return node("DomainGalleryRunOptions", **inputs | changes)
+
+
+def watched_graph() -> Prompt:
+    """Return the main path with previews and a plot of stage 2, both shown."""
+    prompt = graph()
+    prompt["watch"] = run_options(preview_every=2, preview_count=2, validate_every=1)
+    prompt["train"]["inputs"] |= {"run_options": ["watch", 0]}
+    for name, slot in (("plot", 2), ("strip", 3)):
+        prompt[name] = node("PreviewImage", images=["train", slot])
+    return prompt
+
+
+def test_previews_and_plot_are_shown_while_it_trains_and_after(host):
+    events: list[Event] = []
+    prompt = watched_graph()
+
+    outputs = host.client.run(prompt, on_event=events.append)
+
+    pictures = {name: outputs[name]["images"][0] for name in ("plot", "strip")}
+    sizes = {name: Image.open(io.BytesIO(host.client.view(**p))).size for name, p in pictures.items()}
+    assert sizes == {"plot": (800, 480), "strip": (2 * 64, 20 + 2 * 64)}
+    assert any(e.kind == "preview" and e.node == "train" for e in events)
+    assert any(e.kind == "text" and e.node == "train" and "rate 0.001" in e.text for e in events)
+    assert list(outputs["train"]["validation"][0]) == ["0", "1", "2"]
+
+
+def test_a_cancelled_training_goes_on_to_the_same_file(host):
+    """The host's interrupt ends it; the same prompt, sent again, ends with the bytes of one sitting."""
+    prompt = graph()
+    prompt["train"]["inputs"] |= {"steps": 16, "seed": 7}
+    prompt["options"]["inputs"]["similarity_weight"] = 0.0
+    said: list[str] = []
+    submission = host.client.submit(prompt)
+    with pytest.raises(Interrupted), submission:
+        for event in submission:
+            if event.kind == "text" and event.node == "train":
+                said.append(event.text)
+            if event.kind == "progress" and event.node == "train" and event.value >= 3:
+                submission.interrupt()
+
+    kept = list((host.output / "domaingallery" / "checkpoints").rglob("step_*.safetensors"))
+    goes_on = host.client.run(prompt)
+    prompt["over"] = run_options(resume="start over", checkpoint_every=16)
+    prompt["train"]["inputs"] |= {"run_options": ["over", 0]}
+    in_one = host.client.run(prompt)
+
+    assert any(path.name[5:11] >= "000003" for path in kept)
+    assert any(
+        text.startswith("stopped; kept in output/domaingallery/checkpoints/a_sks_face") for text in said
+    )
+    assert "gone on from step" in goes_on["train"]["text"][0]
+    assert "gone on from step" not in in_one["train"]["text"][0]
+    first, second = (load_lora(host.output / saved["subfolder"] / saved["filename"])
+                     for saved in (o["save"]["loras"][0] for o in (goes_on, in_one)))  # fmt: skip
+    assert first.metadata == second.metadata
+    assert first.tensors.keys() == second.tensors.keys()
+    assert all(tensor.equal(second.tensors[name]) for name, tensor in first.tensors.items())
 
 
 @pytest.mark.parametrize("name", ["source", "erase", "train"])

@@ -11,12 +11,6 @@ from tests.host.tiny import host_module, same, tiny_model
 
 
 @pytest.fixture
-def output(comfy, tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(host_module("folder_paths"), "output_directory", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
 def model(comfy):
     return tiny_model()
 

@@ -15,14 +15,30 @@ INPUTS = {
         "model", "vae", "prompts", "count", "width", "height", "steps", "cfg", "sampler_name", "scheduler",
         "batch_size", "seed",
     ],
-    "DomainGalleryDataset": ["vae", "source_images", "target_images"],
-    "DomainGalleryErase": ["model", "prompts", "dataset", "steps", "learning_rate", "seed", "options"],
+    "DomainGalleryLoadImages": ["folder"],
+    "DomainGalleryDataset": [
+        "vae", "source_images", "target_images", "prompts", "masks", "categories", "fit", "flip", "held_out",
+    ],
+    "DomainGalleryErase": [
+        "model", "prompts", "dataset", "steps", "learning_rate", "seed", "options", "run_options",
+        "subject_prompts", "subject_dataset",
+    ],
+    "DomainGalleryPersonalize": [
+        "model", "prompts", "dataset", "steps", "learning_rate", "seed", "subject_prompts", "subject_dataset",
+        "subject_weight", "erased", "options", "run_options",
+    ],
     "DomainGalleryTrain": [
         "model", "prompts", "dataset", "steps", "learning_rate", "seed", "erased", "options",
+        "run_options",
     ],
     "DomainGalleryOptions": [
         "rank", "alpha", "batch_size", "prior_weight", "disentanglement_weight", "erasure_weight",
-        "similarity_weight", "denoise_steps", "offset_noise",
+        "similarity_weight", "denoise_steps", "offset_noise", "accumulation", "schedule", "warmup_steps",
+        "ema", "min_snr", "optimizer", "precision",
+    ],
+    "DomainGalleryRunOptions": [
+        "preview_every", "preview_count", "preview_steps", "preview_cfg", "validate_every",
+        "checkpoint_every", "keep", "resume", "run_name", "gradient_checkpointing",
     ],
     "DomainGallerySaveLora": ["lora", "name", "key_format"],
     "DomainGalleryGuider": [
@@ -45,10 +61,13 @@ INPUTS = {
 OUTPUTS = {
     "DomainGalleryPrompts": ["DG_PROMPTS", *["CONDITIONING"] * 4],
     "DomainGallerySourceImages": ["IMAGE"],
+    "DomainGalleryLoadImages": ["IMAGE", "STRING"],
     "DomainGalleryDataset": ["DG_DATASET"],
-    "DomainGalleryErase": ["LORA_MODEL", "LOSS_MAP"],
-    "DomainGalleryTrain": ["LORA_MODEL", "LOSS_MAP"],
+    "DomainGalleryErase": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
+    "DomainGalleryTrain": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
+    "DomainGalleryPersonalize": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
     "DomainGalleryOptions": ["DG_OPTIONS"],
+    "DomainGalleryRunOptions": ["DG_RUN"],
     "DomainGallerySaveLora": ["STRING"],
     "DomainGalleryGuider": ["GUIDER"],
     "DomainGalleryEnhancement": ["MODEL"],

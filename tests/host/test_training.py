@@ -10,6 +10,7 @@ import torch
 from tests.host.tiny import (
     host_module,
     same,
+    tiny_dataset,
     tiny_latents,
     tiny_model,
     tiny_prompts,
@@ -26,7 +27,7 @@ def model(comfy):
 
 @pytest.fixture
 def dataset(nodes):
-    return nodes("nodes.sockets").LatentDataset(source=tiny_latents(5), target=tiny_latents(3, seed=1))
+    return tiny_dataset(nodes, 5)
 
 
 def erase(nodes, model, dataset, **changes):
@@ -212,7 +213,8 @@ def test_training_without_images_of_the_domain_is_refused(nodes, model, dataset)
 
 
 def test_target_and_source_of_different_size_are_refused(nodes, model, dataset):
-    mixed = nodes("nodes.sockets").LatentDataset(source=dataset.source, target=torch.zeros(3, 4, 4, 4))
+    small = nodes("domaingallery_core.datasets").Examples(torch.zeros(3, 4, 4, 4))
+    mixed = nodes("nodes.sockets").LatentDataset(source=dataset.source, target=small)
 
     with pytest.raises(Exception, match="latents of one size"):
         train(nodes, model, mixed)
@@ -232,7 +234,7 @@ def test_terms_with_weight_zero_need_no_small_batch(nodes, model, dataset):
 @pytest.mark.parametrize("kind", ["V_PREDICTION", "FLOW"])
 def test_other_families_train(comfy, nodes, kind, pooled):
     model = tiny_model(kind, pooled=pooled)
-    dataset = nodes("nodes.sockets").LatentDataset(source=tiny_latents(4), target=tiny_latents(3, seed=1))
+    dataset = tiny_dataset(nodes, 4)
     training = nodes("nodes.training")
     plan = training.plan_of(
         "domaingallery", 1, 1e-3, 0, nodes("nodes.sockets").TrainingOptions(), erasure=0.0

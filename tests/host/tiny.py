@@ -24,12 +24,20 @@ UNET = {
 }
 
 
-def tiny_model(kind: str = "EPS", *, pooled: int = 0, seed: int = 0, latent_format: Any = None) -> Any:
+def tiny_model(
+    kind: str = "EPS",
+    *,
+    pooled: int = 0,
+    seed: int = 0,
+    latent_format: Any = None,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
     """Return a ModelPatcher of a UNet with random weights, made in inference mode as the host makes them.
 
     Args:
         kind: a name of the host's ModelType.
         pooled: the width of a pooled text embedding, as SDXL has; 0 for none.
+        dtype: of the weights, and what the host computes in.
     """
     import comfy.latent_formats
     import comfy.model_base
@@ -60,7 +68,7 @@ def tiny_model(kind: str = "EPS", *, pooled: int = 0, seed: int = 0, latent_form
         unet |= {"num_classes": "sequential", "adm_in_channels": pooled + 2}
     with torch.inference_mode():
         config = Config(unet)
-        config.set_inference_dtype(torch.float32, None)
+        config.set_inference_dtype(dtype, None)
         base = Pooled if pooled else comfy.model_base.BaseModel
         model = base(config, comfy.model_base.ModelType[kind], device=torch.device("cpu"))
         generator = torch.Generator().manual_seed(seed)
@@ -92,6 +100,14 @@ def tiny_latents(count: int, seed: int = 0, channels: int = 4) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         return torch.randn(count, channels, SIZE, SIZE, generator=generator) * 5
+
+
+def tiny_dataset(nodes: Any, sources: int = 5, *, seed: int = 0) -> Any:
+    """Return a LatentDataset of that many source and of three target images."""
+    examples = nodes("domaingallery_core.datasets").Examples
+    return nodes("nodes.sockets").LatentDataset(
+        source=examples(tiny_latents(sources, seed)), target=examples(tiny_latents(3, seed + 1))
+    )
 
 
 def weights_of(model: Any) -> dict[str, torch.Tensor]:

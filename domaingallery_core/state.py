@@ -1,0 +1,132 @@
+"""Everything that changes while a run goes on, and how it gets into a checkpoint and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adapters import Adapter
+from .checkpoints import Checkpoint
+from .config import TrainingPlan
+from .errors import FileError
+from .generators import generator
+from .optimizers import MovingAverage, make_optimizer
+
+
+class RunState:
+    """Hold what a run has come to.
+
+    Attributes:
+        step: the last one done.
+        noise: the stream of timesteps and noise.
+        losses: the finite values of each term over the steps.
+        validation: the validation loss, by step.
+        previews: the latents of each preview (B C H W), by step.
+        skipped: how many of the last steps in a row were not finite.
+        whole: False while a step changes the weights.
+    """
+
+    def __init__(self, adapter: Adapter, plan: TrainingPlan) -> None:
+        self.parameters = adapter.named_parameters()
+        self.device = adapter.parameters()[0].device
+        self.optimizer = make_optimizer(adapter.parameters(), plan)
+        self.average = MovingAverage(self.parameters, plan.ema)
+        self.noise = generator(plan.seed, "noise")
+        self.dropout = plan.dropout > 0
+        self.step = 0
+        self.skipped = 0
+        self.losses: dict[str, list[float]] = {}
+        self.validation: dict[int, float] = {}
+        self.previews: dict[int, Tensor] = {}
+        self.whole = True
+        self._streams = self._read_streams()
+
+    def done(self, step: int) -> None:
+        """Note that a step is complete; a checkpoint made during the next one is of this moment."""
+        self.step = step
+        self._streams = self._read_streams()
+
+    def checkpoint(self, identity: dict[str, Any]) -> Checkpoint:
+        """Return the run after its last complete step."""
+        tensors: dict[str, Tensor] = {f"adapter.{name}": p.detach() for name, p in self.parameters.items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.values.items()}
+        tensors |= {f"stream.{name}": state for name, state in self._streams.items()}
+        tensors |= {f"losses.{name}": _float64(values) for name, values in self.losses.items()}
+        tensors |= {f"preview.{step}": latents for step, latents in self.previews.items()}
+        numbers: dict[str, Any] = {
+            "optimizer": {},
+            "averaged": self.average.updates,
+            "skipped": self.skipped,
+            "validation": self.validation,
+        }
+        for name, moments in zip(self.parameters, self._moments(), strict=True):
+            for key, value in moments.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{name}/{key}"] = value
+                else:
+                    numbers["optimizer"][f"{name}/{key}"] = value
+        return Checkpoint(self.step, identity, tensors, numbers)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint of the same plan.
+
+        Raises:
+            FileError: it lacks something; the run must not go on.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in checkpoint.tensors.items():
+            kind, _, rest = name.partition(".")
+            parts.setdefault(kind, {})[rest] = tensor
+        numbers = checkpoint.numbers
+        if parts.get("adapter", {}).keys() != self.parameters.keys():
+            raise FileError(
+                f"Expected a checkpoint with the {len(self.parameters)} weights of this run, "
+                f"got {len(parts.get('adapter', {}))}. Start over."
+            )
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(parts["adapter"][name])
+            for name, value in self.average.values.items():
+                value.copy_(parts["average"][name])
+        self._restore_moments({**parts.get("optimizer", {}), **numbers["optimizer"]})
+        self.average.updates = numbers["averaged"]
+        self.skipped = numbers["skipped"]
+        self.validation = {int(step): value for step, value in numbers["validation"].items()}
+        self.losses = {name: values.tolist() for name, values in parts.get("losses", {}).items()}
+        self.previews = {int(step): latents for step, latents in sorted(parts.get("preview", {}).items())}
+        self._write_streams(parts["stream"])
+        self.done(checkpoint.step)
+
+    def _moments(self) -> list[dict[str, Any]]:
+        state = self.optimizer.state_dict()["state"]
+        return [state.get(index, {}) for index in range(len(self.parameters))]
+
+    def _restore_moments(self, moments: dict[str, Any]) -> None:
+        indices = {name: index for index, name in enumerate(self.parameters)}
+        state: dict[int, dict[str, Any]] = {}
+        for path, value in moments.items():
+            name, _, key = path.rpartition("/")
+            state.setdefault(indices[name], {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _read_streams(self) -> dict[str, Tensor]:
+        streams = {"noise": self.noise.get_state()}
+        if self.dropout:
+            streams["cpu"] = torch.get_rng_state()
+            if self.device.type == "cuda":
+                streams["cuda"] = torch.cuda.get_rng_state(self.device)
+        return streams
+
+    def _write_streams(self, streams: dict[str, Tensor]) -> None:
+        self.noise.set_state(streams["noise"])
+        if "cpu" in streams:
+            torch.set_rng_state(streams["cpu"])
+        if "cuda" in streams and self.device.type == "cuda":
+            torch.cuda.set_rng_state(streams["cuda"], self.device)
+
+
+def _float64(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

@@ -1,0 +1,50 @@
+"""A small training in a process of its own, for tests that kill it."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from toys import ToyDenoiser, conditions, latents, network
+
+from domaingallery_core.adapters import Adapter
+from domaingallery_core.checkpoints import Checkpoints
+from domaingallery_core.config import TrainingPlan
+from domaingallery_core.datasets import Dataset, Examples
+from domaingallery_core.fingerprints import run_identity, weights_hash
+from domaingallery_core.generators import generator
+from domaingallery_core.trainer import TrainingResult, train
+
+PLAN = TrainingPlan(
+    method="domaingallery", steps=30, learning_rate=1e-2, dropout=0.2, offset_noise=0.1, denoise_steps=2,
+    ema=0.9, schedule="cosine", warmup_steps=3, accumulation=2,
+)  # fmt: skip
+
+
+def run(
+    plan=PLAN, folder=None, on_step=None, *, seed=0, data=None, prompts=None, **options
+) -> TrainingResult:
+    """Train on toys; with a folder, checkpoints are kept there. `seed` is that of the base model."""
+    model = network(seed)
+    base = weights_hash(model)
+    data = data or Dataset(target=Examples(latents(5, 1)), source=Examples(latents(12, 2)))
+    prompts = prompts or conditions()
+    monitor = options.pop("monitor", None)
+    with Adapter.inject(model, plan.adapter(), generator(plan.seed, "adapter")) as adapter:
+        checkpoints = None
+        if folder is not None:
+            checkpoints = Checkpoints(
+                Path(folder), run_identity(adapter, data, prompts, plan, base), **options
+            )
+        denoiser = ToyDenoiser(model)
+        return train(
+            denoiser, adapter, data, prompts, plan, on_step, checkpoints=checkpoints, monitor=monitor
+        )
+
+
+def killable(folder: str, pipe: Connection) -> None:
+    """Train with a checkpoint every 2 steps, telling each step; at the end, the weights and losses."""
+    torch.set_num_threads(1)
+    result = run(folder=folder, on_step=lambda event: pipe.send(event.step), every=2, keep=2)
+    pipe.send((result.resumed, {k: v.numpy() for k, v in result.state_dict.items()}, result.losses))

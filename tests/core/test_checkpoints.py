@@ -1,0 +1,281 @@
+"""A run that was stopped, however it was, goes on to the very same result."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import replace
+
+import killed_run
+import pytest
+import torch
+from killed_run import PLAN, run
+from safetensors import safe_open
+from toys import conditions, latents, network
+
+from domaingallery_core import checkpoints as checkpoints_module
+from domaingallery_core import trainer
+from domaingallery_core.checkpoints import checkpoint_files, load_checkpoint
+from domaingallery_core.config import LossWeights
+from domaingallery_core.datasets import Dataset, Examples
+from domaingallery_core.errors import FileError, InputError
+from domaingallery_core.fingerprints import differences, weights_hash
+from domaingallery_core.monitor import Monitor
+
+SHORT = replace(PLAN, steps=8, weights=LossWeights(similarity=0))
+
+
+class Cancelled(BaseException):
+    """What a host raises to cancel."""
+
+
+def cancel_at(*steps):
+    def on_step(event):
+        if event.step in steps:
+            raise Cancelled
+
+    return on_step
+
+
+def same(first, second):
+    return first.state_dict.keys() == second.state_dict.keys() and all(
+        torch.equal(tensor, second.state_dict[name]) for name, tensor in first.state_dict.items()
+    )
+
+
+def test_killed_at_ten_random_steps_it_ends_with_the_same_bytes(tmp_path):
+    """SIGKILL leaves no time for anything; the interval of 2 steps makes most kills lose a step."""
+    expected = run()
+    context = multiprocessing.get_context("fork")  # others would import torch eleven times
+    moments = random.Random(0)
+    resumed, kills, last = [], 0, 0
+    while True:
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=killed_run.killable, args=(str(tmp_path), theirs))
+        child.start()
+        theirs.close()
+        told = ours.recv()
+        resumed.append(told if isinstance(told, int) else PLAN.steps + 1)
+        wanted = last = min(max(told, last + moments.randint(1, 3)), PLAN.steps) if kills < 10 else 0
+        while isinstance(told, int) and told != wanted:
+            told = ours.recv()
+        if kills == 10:
+            break
+        time.sleep(moments.random() * 0.02)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        kills += 1
+    child.join()
+
+    started, weights, losses = told
+    assert kills == 10 and started >= 20
+    assert resumed[0] == 1 and sorted(resumed) == resumed
+    assert losses == expected.losses
+    assert weights.keys() == expected.state_dict.keys()
+    assert all(torch.equal(torch.from_numpy(weights[k]), v) for k, v in expected.state_dict.items())
+
+
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.0, "ema": 0.0, "accumulation": 1}, {"min_snr": 5.0}])
+def test_cancelled_three_times_it_ends_with_the_same_bytes(tmp_path, changes):
+    """Without an interval, a checkpoint is written for the cancel alone, and gone when the run is done."""
+    plan = replace(SHORT, **changes)
+    expected = run(plan)
+
+    for step in (2, 3, 8):
+        with pytest.raises(Cancelled):
+            run(plan, tmp_path / "run", cancel_at(step))
+        assert [path.name for path in checkpoint_files(tmp_path / "run")] == [f"step_{step:06}.safetensors"]
+    result = run(plan, tmp_path / "run")
+
+    assert result.resumed == 8
+    assert same(result, expected)
+    assert result.losses == expected.losses
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_inside_a_step_goes_back_to_the_end_of_the_last(tmp_path, monkeypatch):
+    expected = run(SHORT)
+    draw, calls = trainer.draw, []
+
+    def broken(*args):
+        noised = draw(*args)
+        calls.append(1)
+        if len(calls) == 8:  # the second batch of step 4
+            raise MemoryError("out of memory")
+        return noised
+
+    monkeypatch.setattr(trainer, "draw", broken)
+    with pytest.raises(MemoryError):
+        run(SHORT, tmp_path)
+    result = run(SHORT, tmp_path)
+
+    assert result.resumed == 3
+    assert same(result, expected)
+
+
+def test_pictures_and_validation_change_nothing_and_survive_a_cancel(tmp_path):
+    monitor = Monitor(validate_every=3, preview_every=4, previews=2, preview_steps=2)
+    expected, events = run(SHORT), []
+
+    full = run(SHORT, monitor=monitor, on_step=events.append)
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(5), monitor=monitor)
+    result = run(SHORT, tmp_path, monitor=monitor)
+
+    assert same(full, expected) and same(result, expected)
+    assert list(result.validation) == [0, 3, 6, 8] and result.validation == full.validation
+    assert list(result.previews) == [0, 4, 8]
+    assert all(torch.equal(result.previews[step], latents) for step, latents in full.previews.items())
+    assert [event.step for event in events if event.preview is not None] == [0, 4, 8]
+    assert events[0].losses == {} and events[0].validation == full.validation[0]
+
+
+def test_the_number_kept_is_that_asked_for(tmp_path):
+    run(SHORT, tmp_path, every=2, keep=2)
+
+    assert [path.name for path in checkpoint_files(tmp_path)] == [
+        "step_000006.safetensors",
+        "step_000008.safetensors",
+    ]
+    again = run(SHORT, tmp_path, every=2, keep=2)
+    assert again.resumed == 8 and same(again, run(SHORT))
+
+
+def test_another_plan_dataset_prompt_or_base_is_refused_with_what_differs(tmp_path):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(3))
+    before = [path.read_bytes() for path in checkpoint_files(tmp_path)]
+    other = replace(SHORT, learning_rate=2e-2, weights=LossWeights(similarity=0, prior=2.0))
+    data = Dataset(target=Examples(latents(5, 3)), source=Examples(latents(12, 2)))
+    prompts = replace(conditions(), source=conditions().target)
+
+    for options, named in (
+        (
+            {"plan": other},
+            r"plan\.learning_rate was 0\.01 and is 0\.02; plan\.weights\.prior was 1\.0 and is 2",
+        ),
+        ({"data": data}, r"target images differs\. Set"),
+        ({"prompts": prompts}, r"got another one: source prompt differs\. Set"),
+        ({"seed": 1}, r"got another one: base model differs\. Set"),
+    ):
+        with pytest.raises(InputError, match=named):
+            run(folder=tmp_path, **{"plan": SHORT} | options)
+
+    assert [path.read_bytes() for path in checkpoint_files(tmp_path)] == before
+    assert run(SHORT, tmp_path).resumed == 3
+
+
+def test_starting_over_replaces_what_is_there(tmp_path):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(6))
+    other = replace(SHORT, seed=5)
+
+    with pytest.raises(Cancelled):
+        run(other, tmp_path, cancel_at(2), resume=False)
+
+    assert [path.name for path in checkpoint_files(tmp_path)] == ["step_000002.safetensors"]
+    assert same(run(other, tmp_path), run(other))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(5), every=2, keep=3)
+    newest = checkpoint_files(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+
+    with caplog.at_level(logging.WARNING):
+        result = run(SHORT, tmp_path)
+
+    assert "step_000005" in caplog.text
+    assert result.resumed == 4 and same(result, run(SHORT))
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+    save_file = checkpoints_module.save_file
+
+    def full(tensors, path, metadata):
+        if "step_000004" in str(path):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr(checkpoints_module, "save_file", full)
+    with pytest.raises(FileError, match="No space left on device"):
+        run(SHORT, tmp_path, every=2, keep=3)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000002.safetensors"]
+    monkeypatch.undo()
+    result = run(SHORT, tmp_path, every=2, keep=3)
+    assert result.resumed == 2 and same(result, run(SHORT))
+
+
+def test_a_cancel_passes_through_although_the_disk_is_full(tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints_module, "save_file", full)
+    with pytest.raises(Cancelled) as caught:
+        run(SHORT, tmp_path, cancel_at(3))
+
+    assert any("No space left" in note for note in caught.value.__notes__)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path):
+    (tmp_path / ".step_000002.safetensors.abcd.part").write_bytes(b"half")
+
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(2))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000002.safetensors"]
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path / "good", cancel_at(2))
+    checkpoint = load_checkpoint(checkpoint_files(tmp_path / "good")[0])
+    name = next(name for name in checkpoint.tensors if name.startswith("adapter."))
+    checkpoint.tensors[name].fill_(torch.nan)
+
+    with pytest.raises(FileError, match="Expected finite weights"):
+        checkpoints_module.save_checkpoint(tmp_path / "bad" / "step_000001.safetensors", checkpoint)
+
+    assert not (tmp_path / "bad").exists() or not list((tmp_path / "bad").iterdir())
+
+
+def test_a_checkpoint_is_a_plain_safetensors_file_that_says_what_it_is_of(tmp_path):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(2))
+    path = checkpoint_files(tmp_path)[0]
+
+    checkpoint = load_checkpoint(path)
+
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["format"] == "pt"
+    assert checkpoint.step == 2 and checkpoint.identity["plan"] == SHORT.to_dict()
+    shutil.copy(path, tmp_path / "other.safetensors")
+    (tmp_path / "none.safetensors").write_bytes(b"none")
+    with pytest.raises(FileError, match="Expected a checkpoint"):
+        load_checkpoint(tmp_path / "none.safetensors")
+
+
+def test_identities_that_agree_differ_in_nothing():
+    assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == []
+    assert differences({"a": {"b": 1}}, {"a": {"b": 2}, "c": 3}) == [
+        "a.b was 1 and is 2",
+        "c was None and is 3",
+    ]
+
+
+def test_the_hash_of_a_model_knows_its_weights():
+    model = network()
+
+    assert weights_hash(model) == weights_hash(network()) != weights_hash(network(1))
+    next(model.parameters()).data[0, 0] += 1e-3
+    assert weights_hash(model) != weights_hash(network())

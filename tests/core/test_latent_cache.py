@@ -1,0 +1,80 @@
+"""Latents on disk, and the key of what determines them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from domaingallery_core.latent_cache import LatentCache, content_key
+
+
+def test_a_latent_comes_back_as_it_was(tmp_path):
+    cache, latent = LatentCache(tmp_path / "new" / "folder"), torch.randn(4, 8, 8)
+
+    assert cache.read(7, (4, 8, 8)) is None
+    cache.write(7, latent)
+
+    assert torch.equal(LatentCache(cache.folder).read(7, (4, 8, 8)), latent)
+    assert cache.read(8, (4, 8, 8)) is None
+    assert cache.read(7, (4, 8, 4)) is None
+    assert [file.name for file in cache.folder.iterdir()] == ["00007.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["half", "nothing", "noise"])
+def test_a_damaged_file_is_as_none(tmp_path, damage):
+    cache = LatentCache(tmp_path)
+    cache.write(0, torch.randn(4, 8, 8))
+    file = tmp_path / "00000.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes({"half": whole[: len(whole) // 2], "nothing": b"", "noise": b"x" * 99}[damage])
+
+    assert cache.read(0, (4, 8, 8)) is None
+    cache.write(0, torch.ones(4, 8, 8))
+    assert torch.equal(cache.read(0, (4, 8, 8)), torch.ones(4, 8, 8))
+
+
+def test_a_latent_that_is_not_finite_is_as_none(tmp_path):
+    cache = LatentCache(tmp_path)
+    cache.write(0, torch.full((1, 2, 2), torch.nan))
+
+    assert cache.read(0, (1, 2, 2)) is None
+
+
+def test_a_disk_that_refuses_ends_the_keeping(tmp_path):
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    cache = LatentCache(tmp_path / "taken" / "folder")
+
+    cache.write(0, torch.zeros(1, 2, 2))
+
+    assert cache.folder is None and cache.read(0, (1, 2, 2)) is None
+    assert [file.name for file in tmp_path.iterdir()] == ["taken"]
+
+
+def test_without_a_folder_nothing_is_kept():
+    cache = LatentCache(None)
+    cache.write(0, torch.zeros(1, 2, 2))
+
+    assert cache.read(0, (1, 2, 2)) is None
+
+
+def test_the_key_is_of_the_content():
+    def value(**changes):
+        module = nn.Linear(2, 2)
+        with torch.no_grad():
+            module.weight.fill_(changes.get("weight", 1.0))
+            module.bias.zero_()
+        return {"module": module, "list": [1, 2.5, "text", None], "t": torch.ones(3, dtype=torch.bfloat16),
+                "set": {"b", "a"}, **changes.get("more", {})}  # fmt: skip
+
+    key = content_key(value())
+
+    assert key == content_key(value()) and len(key) == 32
+    others = [value(weight=2.0), value(more={"list": [1, 2.5, "texts", None]}), value(more={"x": 1})]
+    others += [value(more={"t": torch.ones(3)}), value(more={"t": torch.ones(3, 1, dtype=torch.bfloat16)})]
+    assert len({key, *(content_key(other) for other in others)}) == 6
+
+
+def test_code_has_no_key():
+    assert content_key({"patch": lambda x: x}) is None
+    assert content_key([object]) is None

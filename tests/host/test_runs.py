@@ -1,0 +1,281 @@
+"""Runs that are stopped, watched and fitted into memory, on a host MODEL."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.host.tiny import host_module, same, tiny_dataset, tiny_model, tiny_prompts, weights_of
+
+STEPS = 6
+
+
+@pytest.fixture
+def model(comfy):
+    return tiny_model()
+
+
+@pytest.fixture
+def dataset(nodes):
+    return tiny_dataset(nodes)
+
+
+@pytest.fixture
+def run_options(nodes):
+    return nodes("nodes.sockets").RunOptions
+
+
+def train(nodes, model, dataset, **changes):
+    weights = nodes("domaingallery_core.config").LossWeights(similarity=0.0)
+    options = nodes("nodes.sockets").TrainingOptions(weights=weights)
+    inputs = {"steps": STEPS, "learning_rate": 1e-2, "seed": 0, "options": options} | changes
+    with torch.inference_mode():
+        return nodes("nodes.training").DomainGalleryTrain.execute(
+            model, tiny_prompts(nodes), dataset, **inputs
+        )
+
+
+def draw(nodes, model) -> torch.Tensor:
+    prompts = tiny_prompts(nodes)
+    with torch.inference_mode():
+        latents = torch.zeros(1, 4, 8, 8)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+        return host_module("comfy.sample").sample(
+            model, noise, 2, 3.0, "euler", "normal", prompts.target, prompts.empty, latents,
+            seed=0, disable_pbar=True,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def said(nodes, monkeypatch):
+    """Return the lines of text that nodes show."""
+    lines = []
+    monkeypatch.setattr(nodes("nodes.host").Progress, "say", lambda self, text: lines.append(text))
+    return lines
+
+
+@pytest.fixture
+def cancel_at(nodes, monkeypatch):
+    """Return a function that makes the host's interrupt come at the given step of the next training."""
+    host, management = nodes("nodes.host"), host_module("comfy.model_management")
+    check = host.check_interrupt
+
+    def arrange(step):
+        checks = []
+
+        def interrupted():
+            checks.append(1)
+            if len(checks) == step:
+                management.interrupt_current_processing(True)
+            check()
+
+        monkeypatch.setattr(host, "check_interrupt", interrupted)
+
+    yield arrange
+    management.interrupt_current_processing(False)
+
+
+def test_a_cancelled_training_goes_on_to_the_same_bytes(nodes, model, dataset, output, said, cancel_at):
+    """Also under Run Options that differ; the checkpoint of the cancel is gone at the end."""
+    options = nodes("nodes.sockets").RunOptions(preview_every=2, preview_count=1, preview_steps=2)
+    expected = train(nodes, model, dataset)
+    folder = output / "domaingallery" / "checkpoints"
+
+    for step in (2, 2):
+        cancel_at(step)
+        with pytest.raises(host_module("comfy.model_management").InterruptProcessingException):
+            train(nodes, model, dataset)
+    files = sorted(path.relative_to(output).as_posix() for path in folder.rglob("*.safetensors"))
+    cancel_at(1000)
+    result = train(nodes, model, dataset, run_options=options)
+
+    assert files[-1].endswith("/step_000004.safetensors")
+    assert f"stopped; kept in output/{files[-1]}. Run the same again to go on." in said
+    assert same(result[0], expected[0])
+    assert result[1] == expected[1]
+    assert "gone on from step 4" in result.ui["text"][0]
+    assert not list(folder.rglob("*.*"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("ending", ["finished", "cancelled", "failed"])
+def test_the_model_draws_the_same_after_a_training(nodes, dataset, cancel_at, run_options, ending, dtype):
+    """With checkpoints, previews and gradient checkpointing, for a model in float16 as well."""
+    options = run_options(
+        preview_every=3, preview_count=1, preview_steps=2, checkpoint_every=2, validate_every=3,
+        gradient_checkpointing="on",
+    )  # fmt: skip
+    model = tiny_model(dtype=dtype)
+    before, expected, calls = weights_of(model), draw(nodes, model), []
+
+    def fail(*_):
+        calls.append(1)
+        if ending == "failed" and len(calls) == 33:
+            raise RuntimeError("out of memory")
+
+    handle = model.model.diffusion_model.middle_block[0].register_forward_pre_hook(fail)
+    if ending == "cancelled":
+        cancel_at(4)
+    if ending == "finished":
+        train(nodes, model, dataset, run_options=options)
+    else:
+        cancelled = host_module("comfy.model_management").InterruptProcessingException
+        with pytest.raises(cancelled if ending == "cancelled" else RuntimeError):
+            train(nodes, model, dataset, run_options=options)
+    handle.remove()
+
+    assert ending != "failed" or len(calls) == 33
+    assert torch.equal(draw(nodes, model), expected)
+    assert same(weights_of(model), before)
+    for module in model.model.modules():
+        assert not {"forward", "comfy_cast_weights"} & module.__dict__.keys()
+
+
+def test_another_plan_under_the_name_of_a_run_is_refused(nodes, model, dataset, run_options):
+    options = run_options(checkpoint_every=2, run_name="faces/first")
+    train(nodes, model, dataset, run_options=options)
+
+    with pytest.raises(Exception, match=r"plan\.learning_rate was 0\.01 and is 0\.02.*another run name"):
+        train(nodes, model, dataset, learning_rate=2e-2, run_options=options)
+    with pytest.raises(Exception, match=r"got another one: target images differs"):
+        other = replace(dataset, target=tiny_dataset(nodes, seed=8).target)
+        train(nodes, model, other, run_options=options)
+    with pytest.raises(
+        Exception, match=r"got another one: base model differs; starting weights differs|base"
+    ):
+        train(nodes, tiny_model(seed=1), dataset, run_options=options)
+
+    again = run_options(checkpoint_every=2, run_name="faces/first", resume=False)
+    assert "gone on" not in train(nodes, model, dataset, run_options=again).ui["text"][0]
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "C:\\x", "a/"])
+def test_run_names_that_climb_out_are_refused(nodes, name):
+    node = nodes("nodes.run_options").DomainGalleryRunOptions
+    values = {part.id: part.default for part in node.GET_SCHEMA().inputs} | {"run_name": name}
+
+    with pytest.raises(Exception, match="inside the folder output/domaingallery/checkpoints, got"):
+        node.execute(**values)
+
+
+def test_previews_begin_with_the_base_model_and_change_nothing(nodes, model, dataset, run_options):
+    plain = train(nodes, model, dataset)
+    watched = train(
+        nodes, model, dataset,
+        run_options=run_options(preview_every=3, preview_count=2, preview_steps=2, validate_every=3),
+    )  # fmt: skip
+
+    assert same(plain[0], watched[0])
+    blocked = plain[3]
+    assert "Set preview_every in Run Options" in blocked.message
+    columns = watched[3].shape[2] // 3  # steps 0, 3 and 6
+    pictures = [watched[3][:, 20:, i * columns : (i + 1) * columns] for i in range(3)]
+    assert not torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[1], pictures[2])
+    assert plain[2].shape == watched[2].shape == (1, 480, 800, 3)
+    assert len(watched[1]["validation"]) == 3 and "validation" not in plain[1]
+    assert list(watched.ui["validation"][0]) == [0, 3, 6]
+
+
+def test_previews_are_decoded_by_the_vae_of_the_dataset(nodes, model, dataset, run_options):
+    decoded = []
+
+    class Vae:
+        def decode(self, latents):
+            decoded.append(latents)
+            return torch.full((len(latents), 64, 64, 3), 0.5)
+
+    with_vae = replace(dataset, vae=Vae())
+    result = train(
+        nodes, model, with_vae,
+        run_options=run_options(preview_every=6, preview_count=3, preview_steps=1),
+    )  # fmt: skip
+
+    assert [tuple(latents.shape) for latents in decoded] == [(3, 4, 8, 8)] * 2
+    assert result[3].shape == (1, 20 + 3 * 64, 2 * 64, 3)
+    assert float(result[3][0, 30, 10, 0]) == pytest.approx(0.5, abs=0.01)
+
+
+def gradients(nodes, model, dataset, setting):
+    """Return the gradients of one step, and the bytes that were kept for its backward pass."""
+    host, memory = nodes("nodes.host"), nodes("nodes.saving_memory")
+    core = {
+        name: nodes(f"domaingallery_core.{name}") for name in ("adapters", "config", "methods", "datasets")
+    }
+    plan = nodes("nodes.training").plan_of(
+        "domaingallery", 1, 1e-3, 0, nodes("nodes.sockets").TrainingOptions(), erasure=0.0
+    )
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with host.training(model) as device, memory.gradient_checkpointing(model, setting):
+        weights = {p.untyped_storage().data_ptr() for p in model.model.diffusion_model.parameters()}
+        data = nodes("nodes.training_data").core_dataset(model, dataset, device)
+        denoiser = host.HostDenoiser(model)
+        prompts = tiny_prompts(nodes)
+        encoded = denoiser.conditions([prompts.target, prompts.source, prompts.empty], data.source.latents)
+        conditions = nodes("domaingallery_core.denoiser").Conditions(
+            target=encoded[0], source=encoded[1], empty=encoded[2]
+        )
+        seed = torch.Generator().manual_seed(0)
+        network = model.model.diffusion_model
+        with core["adapters"].Adapter.inject(network, plan.adapter(), seed) as adapter:
+            for name, weight in adapter.named_parameters().items():
+                if "lora_B" in name:
+                    weight.data.normal_(generator=seed)
+            batch = core["datasets"].Batch(target=data.target.latents[:3], source=data.source.latents[:3])
+            noised = core["methods"].draw(batch, denoiser.process, seed)
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                terms = core["methods"].METHODS["domaingallery"](denoiser, adapter, noised, conditions, plan)
+            nodes("domaingallery_core.objectives").total(terms, plan.weights).backward()
+            found = [p.grad.clone() for p in adapter.parameters()]
+    return found, sum(size for place, size in kept.items() if place not in weights)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients_in_a_fraction_of_the_memory(nodes, model, dataset):
+    plain, much = gradients(nodes, model, dataset, "off")
+    again, little = gradients(nodes, model, dataset, "on")
+    _, automatic = gradients(nodes, model, dataset, "automatic")
+
+    assert all(float(gradient.abs().max()) > 0 for gradient in plain)
+    assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
+    assert little < 0.5 * much
+    assert automatic == much  # a tiny model needs none
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [("float16", "automatic"), ("float32", "bfloat16")])
+def test_half_precision_trains_to_finite_weights(nodes, dataset, run_options, dtype, wanted):
+    """A base in float16 computes in float32 on a CPU; its gradients would overflow."""
+    model = tiny_model(dtype=getattr(torch, dtype))
+    options = nodes("nodes.sockets").TrainingOptions(precision=wanted, denoise_steps=2)
+    seen = set()
+    block = model.model.diffusion_model.middle_block[0]
+    handle = block.register_forward_hook(lambda module, inputs, out: seen.add(out.dtype))
+
+    lora = train(nodes, model, dataset, options=options)[0]
+    handle.remove()
+
+    assert seen == {torch.float32 if wanted == "automatic" else torch.bfloat16}
+    assert all(
+        tensor.dtype == torch.float32 and bool(torch.isfinite(tensor).all()) for tensor in lora.values()
+    )
+    assert any(float(tensor.abs().max()) > 1e-3 for name, tensor in lora.items() if "lora_B" in name)
+    assert model.model.get_dtype_inference() == getattr(torch, dtype)
+
+
+def test_metadata_say_step_plan_words_and_base(nodes, model, dataset):
+    first, second = train(nodes, model, dataset)[0], train(nodes, tiny_model(seed=1), dataset)[0]
+
+    assert first.metadata["ss_steps"] == str(STEPS)
+    assert json.loads(first.metadata["domaingallery.plan"])["schedule"] == "constant"
+    assert len(first.metadata["domaingallery.base_model_hash"]) == 64
+    assert (
+        first.metadata["domaingallery.base_model_hash"]
+        == train(nodes, model, dataset, seed=1)[0].metadata["domaingallery.base_model_hash"]
+        != second.metadata["domaingallery.base_model_hash"]
+    )

@@ -1,0 +1,179 @@
+"""Source images are kept on disk under all that determines them, and never drawn twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.host.test_datasets import PlainVae
+from tests.host.tiny import conditioning, host_module, tiny_model, tiny_prompts
+
+
+@pytest.fixture
+def output(comfy, tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(host_module("folder_paths"), "output_directory", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def sampled(comfy, monkeypatch) -> list[int]:
+    """Return the sizes of the batches that the host samples."""
+    module, sizes = host_module("comfy.sample"), []
+    sample = module.sample
+
+    def counted(model, noise, *args, **options):
+        sizes.append(len(noise))
+        return sample(model, noise, *args, **options)
+
+    monkeypatch.setattr(module, "sample", counted)
+    return sizes
+
+
+def draw(nodes, model=None, prompts=None, count=4, **changes):
+    options = {
+        "width": 64, "height": 64, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
+        "batch_size": 2, "seed": 3,
+    } | changes  # fmt: skip
+    with torch.inference_mode():
+        return nodes("nodes.source_images").DomainGallerySourceImages.execute(
+            model or tiny_model(), PlainVae(), prompts or tiny_prompts(nodes), count=count, **options
+        )[0]
+
+
+def test_a_second_run_draws_nothing(nodes, output, sampled):
+    """Also with another MODEL object of the same weights, and with fewer or more images."""
+    [first] = draw(nodes)
+    [again] = draw(nodes)
+    [fewer], [more] = draw(nodes, count=2), draw(nodes, count=6)
+
+    assert torch.equal(first, again) and torch.equal(first[:2], fewer) and torch.equal(first, more[:4])
+    assert sampled == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 3}, {"cfg": 2.0}, {"sampler_name": "heun"}, {"scheduler": "simple"}, {"seed": 4},
+                {"width": 72}, "weights", "words", "negative", "patch"],
+    ids=str,
+)  # fmt: skip
+def test_whatever_determines_an_image_is_in_the_key(nodes, output, sampled, changes):
+    draw(nodes, count=1)
+    model, prompts, options = tiny_model(), tiny_prompts(nodes), {}
+    if changes == "weights":
+        model = tiny_model(seed=1)
+    elif changes == "words":
+        prompts = replace(prompts, source=conditioning(9))
+    elif changes == "negative":
+        prompts = replace(prompts, empty=conditioning(9))
+    elif changes == "patch":
+        key = "diffusion_model.out.2.weight"
+        model.add_patches({key: ("diff", (torch.ones(model.model.state_dict()[key].shape),))})
+    else:
+        options = changes
+
+    draw(nodes, model, prompts, count=1, **options)
+
+    assert sampled == [1, 1]
+
+
+def test_the_same_patches_have_the_same_key_also_once_they_are_applied(nodes, output, sampled):
+    def patched():
+        model = tiny_model()
+        key = "diffusion_model.out.2.weight"
+        model.add_patches({key: ("diff", (torch.ones(model.model.state_dict()[key].shape),))})
+        return model
+
+    model = patched()
+    draw(nodes, model, count=1)
+    draw(nodes, model, count=1)
+    draw(nodes, patched(), count=1)
+
+    assert sampled == [1]
+
+
+def test_code_on_a_model_is_not_kept(nodes, output, sampled):
+    model = tiny_model()
+    model.set_model_sampler_post_cfg_function(lambda given: given["denoised"])
+
+    draw(nodes, model, count=1)
+    draw(nodes, model, count=1)
+
+    assert sampled == [1, 1]
+    assert not list(output.iterdir())
+
+
+def test_a_damaged_file_alone_is_drawn_again(nodes, output, sampled):
+    [first] = draw(nodes)
+    file = sorted(output.rglob("*.safetensors"))[1]
+    file.write_bytes(file.read_bytes()[:100])
+
+    [again] = draw(nodes)
+
+    assert torch.equal(first, again)
+    assert sampled == [2, 2, 2]
+    assert len(list(output.rglob("*"))) == 3 + 4
+
+
+def test_an_interrupted_drawing_goes_on_where_it_was(nodes, output, sampled, monkeypatch):
+    [expected] = draw(nodes, seed=8)
+    for file in output.rglob("*.safetensors"):
+        file.unlink()
+    sampled.clear()
+    management = host_module("comfy.model_management")
+    module, sample = host_module("comfy.sample"), host_module("comfy.sample").sample
+
+    def cancelled(*args, **options):
+        management.interrupt_current_processing(len(sampled) == 1)
+        return sample(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sample", cancelled)
+        with pytest.raises(management.InterruptProcessingException):
+            draw(nodes, seed=8)
+    kept = len(list(output.rglob("*.safetensors")))
+    sampled.clear()
+
+    [resumed] = draw(nodes, seed=8)
+
+    assert kept == 2
+    assert sampled == [2]
+    assert torch.equal(resumed, expected)
+
+
+def test_each_category_has_its_batch(nodes, output):
+    face, house = tiny_prompts(nodes), replace(tiny_prompts(nodes), category="house", source=conditioning(9))
+
+    both = draw(nodes, prompts=replace(face, more=(house,)))
+
+    assert len(both) == 2
+    assert torch.equal(both[0], draw(nodes, prompts=face)[0])
+    assert torch.equal(both[1], draw(nodes, prompts=house)[0])
+    assert not torch.equal(*both)
+
+
+def test_the_batch_fits_the_memory(nodes, monkeypatch):
+    source, model = nodes("nodes.source_images"), tiny_model()
+    latents = torch.zeros(100, 4, 64, 64)
+    one = model.memory_required([2, 4, 64, 64])
+    sizes = []
+    for images in (0.5, 1, 3.5, 8, 1000):
+        monkeypatch.setattr(source.comfy.model_management, "get_free_memory", lambda _, n=images: n * one)
+        sizes.append(source.fitting_batch(model, latents))
+
+    assert sizes == [1, 1, 2, 8, 16]
+
+
+def test_parts_of_other_families_are_named(nodes, output):
+    class OtherVae(PlainVae):
+        latent_channels = 16
+
+    source = nodes("nodes.source_images")
+    with pytest.raises(Exception, match=r"VAE of this model \(4 channels\), got one of 16 channels"):
+        source.check_vae(tiny_model(), OtherVae())
+    wide = replace(tiny_prompts(nodes), source=[[torch.zeros(1, 6, 24), {}]])
+    with pytest.raises(Exception, match=r"text encoder of this model \(16 wide\), got 24"):
+        draw(nodes, prompts=wide)
+    with pytest.raises(Exception, match="prompts with a pooled embedding"):
+        draw(nodes, model=tiny_model(pooled=5))
