@@ -1,0 +1,296 @@
+"""Measure the memory of a training: python -m benchmarks.memory --host COMFYUI [--width 320 --size 64]
+
+A UNet laid out as that of SD1.x with random weights is trained by the pack's own node, once without and once
+with gradient checkpointing, each in a process of its own. The table has what is resident (and, on a GPU,
+allocated) by the host that has drawn a picture, less the weights; by the same with the weights; at most while
+they are trained; and afterwards. Activations are those of the losses of one step and their gradient, measured
+apart, without the node around it. Exit 1 when a training takes more than 1.15 times base weights, activations
+and optimizer over what the host takes.
+
+On Linux the C library is told to give freed memory back at once; it would keep some of it otherwise.
+
+With the width 320 and the size 64 it is the UNet of Stable Diffusion 1.5 at 512 x 512 pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.unet_denoiser import find_host
+from tools.load_pack import ROOT, load_pack
+
+LIMIT = 1.15
+MIB = 2**20
+UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "channel_mult": [1, 2, 4, 4],
+    "num_res_blocks": [2, 2, 2, 2], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "transformer_depth_middle": 1,
+    "context_dim": 768, "use_spatial_transformer": True, "use_linear_in_transformer": False, "legacy": False,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.memory", description=__doc__.partition("\n")[0])
+    parser.add_argument("--host", help="folder of ComfyUI; else COMFYUI_PATH")
+    parser.add_argument("--width", type=int, default=64, help="channels of the first level, a multiple of 32")
+    parser.add_argument("--size", type=int, default=32, help="side of the latents")
+    parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--measure", choices=("activations", "training"), help=argparse.SUPPRESS)
+    parser.add_argument("--checkpointing", choices=("on", "off"), default="off", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.host = str(find_host(arguments.host))
+    if arguments.measure:
+        print(json.dumps(measure(arguments)))
+        return 0
+    rows = {
+        setting: {**child("activations", setting), **child("training", setting)} for setting in ("off", "on")
+    }
+    return report(rows)
+
+
+def child(what: str, setting: str) -> dict[str, float]:
+    """Measure in a process of its own, so that nothing of another measurement is resident."""
+    command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:]]
+    command += ["--measure", what, "--checkpointing", setting]
+    returned = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    run = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | returned
+    )
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def report(rows: dict[str, dict[str, float]]) -> int:
+    """Print the tables; return 1 where a training takes too much."""
+    names = ("host", "base", "training", "after")
+    print(f"{'MiB':<28}" + "".join(f"{name:>10}" for name in names) + f"{'s a step':>10}")
+    for setting, row in rows.items():
+        for kind in ("resident", "allocated"):
+            if f"{kind} base" in row:
+                cells = "".join(f"{row[f'{kind} {name}'] / MIB:10.0f}" for name in names)
+                print(f"{f'checkpointing {setting}, {kind}':<28}{cells}{row['seconds']:10.2f}")
+    parts = ("weights", "activations", "optimizer")
+    print(f"\n{'MiB':<28}" + "".join(f"{name:>13}" for name in parts) + f"{'training':>12}{'ratio':>8}")
+    worst = 0.0
+    for setting, row in rows.items():
+        kind = "allocated" if "allocated base" in row else "resident"
+        taken = row[f"{kind} training"] - row[f"{kind} host"]
+        ratio = taken / sum(row[name] for name in parts)
+        worst = max(worst, ratio)
+        cells = "".join(f"{row[name] / MIB:13.0f}" for name in parts)
+        print(f"{f'checkpointing {setting}':<28}{cells}{taken / MIB:12.0f}{ratio:8.2f}")
+    print(f"\nworst ratio {worst:.2f}, limit {LIMIT}: {'passed' if worst <= LIMIT else 'FAILED'}")
+    return 0 if worst <= LIMIT else 1
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """Measure the activations of one step, or a whole training."""
+    pack = load_pack(Path(arguments.host))
+    import peft  # noqa: F401  (it takes memory of its own)
+
+    modules = {name.removeprefix(f"{pack.__name__}."): module for name, module in sys.modules.items()}
+    found: dict[str, float] = {}
+    model = base_model(arguments.width)
+    found |= {"weights": float(sum(p.nbytes for p in model.model.diffusion_model.parameters()))}
+    training = modules["nodes.training"]
+    sockets = modules["nodes.sockets"]
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2 * arguments.batch, 4, arguments.size, arguments.size, generator=generator)
+    dataset = sockets.LatentDataset(source=latents, target=latents[: arguments.batch] * 0.9)
+    prompts = sockets.DomainPrompts(
+        identifier="sks", category="face",
+        **{name: [[torch.randn(1, 77, 768, generator=generator), {}]]
+           for name in ("target", "source", "bare", "empty")},
+    )  # fmt: skip
+    options = sockets.TrainingOptions(batch_size=arguments.batch)
+    plan = training.plan_of("domaingallery", arguments.steps, 1e-4, 0, options, erasure=0.0)
+    if arguments.measure == "activations":
+        return found | activations(modules, model, prompts, dataset, plan, arguments.checkpointing)
+    run_options = sockets.RunOptions(gradient_checkpointing=arguments.checkpointing)
+    draw(model, prompts, latents[:1])
+    gc.collect()
+    for kind, value in now(model).items():
+        found |= {f"{kind} base": value, f"{kind} host": value - found["weights"]}
+    if model.load_device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.load_device)
+    began = time.perf_counter()
+    with Peak() as peak, torch.inference_mode():
+        training.run(model, prompts, dataset, plan, None, options=run_options)
+    found["seconds"] = (time.perf_counter() - began) / arguments.steps
+    found["resident training"] = peak.value
+    if model.load_device.type == "cuda":
+        found["allocated training"] = float(torch.cuda.max_memory_allocated(model.load_device))
+    gc.collect()
+    found |= {f"{kind} after": value for kind, value in now(model).items()}
+    return found
+
+
+def draw(model: Any, prompts: Any, latents: Tensor) -> None:
+    """Draw as a user would, so that all that the host takes for it is there."""
+    import comfy.sample
+
+    with torch.inference_mode():
+        comfy.sample.sample(
+            model, torch.randn_like(latents), 2, 3.0, "euler", "normal", prompts.target, prompts.empty,
+            latents, seed=0, disable_pbar=True,
+        )  # fmt: skip
+
+
+def activations(
+    modules: dict[str, Any], model: Any, prompts: Any, dataset: Any, plan: Any, checkpointing: str
+) -> dict[str, float]:
+    """Return the bytes that the losses of one step and their gradient need, and those of the optimizer."""
+    core = {
+        name: modules[f"domaingallery_core.{name}"]
+        for name in ("adapters", "datasets", "methods", "objectives")
+    }
+    host = modules["nodes.host"]
+    saving = modules["nodes.saving_memory"]
+    with (
+        torch.inference_mode(),
+        host.training(model) as device,
+        saving.gradient_checkpointing(model, checkpointing),
+    ):
+        data = modules["nodes.training"].core_dataset(model, dataset, plan, device)
+        denoiser = host.HostDenoiser(model)
+        encoded = denoiser.conditions([prompts.target, prompts.source], data.source.latents)
+        conditions = modules["domaingallery_core.denoiser"].Conditions(target=encoded[0], source=encoded[1])
+        seed = torch.Generator().manual_seed(0)
+        network = model.model.diffusion_model
+        with core["adapters"].Adapter.inject(network, plan.adapter(), seed) as adapter:
+            trained = float(sum(p.nbytes for p in adapter.parameters()))
+            batch = core["datasets"].Batch(
+                target=data.target.latents, source=data.source.latents[: plan.batch_size]
+            )
+            noised = core["methods"].draw(batch, denoiser.process, seed)
+            with Live(device) as live:
+                terms = core["methods"].METHODS[plan.method](denoiser, adapter, noised, conditions, plan)
+                core["objectives"].total(terms, plan.weights).backward()
+    # weights, gradients and two moments; the gradients are part of what the backward pass left alive
+    return {"activations": live.most, "optimizer": 3 * trained}
+
+
+def base_model(width: int) -> Any:
+    """Return a ModelPatcher of a UNet like that of SD1.x with random weights."""
+    import comfy.latent_formats
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models_base
+
+    class Config(comfy.supported_models_base.BASE):
+        unet_config = UNET
+        unet_extra_config: ClassVar = {"num_heads": 8, "num_head_channels": -1}
+        sampling_settings: ClassVar = {}
+        latent_format = comfy.latent_formats.SD15
+
+        def inpaint_model(self) -> bool:
+            return False
+
+    device = comfy.model_management.get_torch_device()
+    with torch.inference_mode():
+        config = Config(UNET | {"model_channels": width})
+        config.set_inference_dtype(torch.float16 if device.type == "cuda" else torch.float32, None)
+        model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.EPS, device=torch.device("cpu"))
+        generator = torch.Generator().manual_seed(0)
+        for weight in model.diffusion_model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=weight[0].numel() ** -0.5, generator=generator)
+            else:
+                weight.fill_(0.5)
+    return comfy.model_patcher.CoreModelPatcher(
+        model, load_device=device, offload_device=comfy.model_management.unet_offload_device()
+    )
+
+
+def resident() -> float:
+    return float(psutil.Process().memory_info().rss)
+
+
+def now(model: Any) -> dict[str, float]:
+    """Return what is resident, and allocated on a GPU."""
+    found = {"resident": resident()}
+    if model.load_device.type == "cuda":
+        found["allocated"] = float(torch.cuda.memory_allocated(model.load_device))
+    return found
+
+
+class Peak:
+    """Watch what is resident, a few hundred times a second."""
+
+    def __enter__(self) -> Peak:
+        self.value, self._stop = resident(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.003):
+            self.value = max(self.value, resident())
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Live(TorchDispatchMode):
+    """Count the bytes of tensors made inside that are alive at once, as a GPU's allocator would."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device, self.alive, self.most = device, 0.0, 0.0
+        self._known: set[int] = set()
+
+    def __enter__(self) -> Live:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+            return self
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.device.type == "cuda":
+            self.most = float(torch.cuda.max_memory_allocated(self.device) - self._before)
+            return
+        super().__exit__(*exception)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in given and storage._cdata not in self._known:
+                    self._add(storage)
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.alive += size
+        self.most = max(self.most, self.alive)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.alive -= size
+
+
+if __name__ == "__main__":
+    sys.exit(main())
