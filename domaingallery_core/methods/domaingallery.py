@@ -10,7 +10,7 @@ from ..config import TrainingPlan
 from ..denoiser import Condition, Conditions, Denoiser, Switch
 from ..guidance import guide
 from ..similarity import clean_features, recurrent_denoise, similarity_consistency
-from .evaluation import denoise_parts, needed, predict
+from .evaluation import denoise_parts, keeps_source, needed, predict
 from .noising import NoisedBatch, NoisedImages
 
 
@@ -20,14 +20,17 @@ def losses(
     """Return the unweighted terms "target", "prior", "disentanglement" and "similarity" (Eq. 1, 1, 3, 4).
 
     Those without a weight are left out. One evaluation with gradient serves the target images, the source
-    images and the first step of both recurrences.
+    images and the first step of both recurrences; the similarity term alone needs no gradient of "a [N]".
     """
     target = needed(noised.target, "target images")
     images = {"target": target}
     parts = [(target, conditions.target)]
     if plan.needs_source():
-        images["source"] = source = needed(noised.source, "source images")
-        parts.append((source, needed(conditions.source, "the source prompt")))
+        source = needed(noised.source, "source images")
+        source_part = (source, needed(conditions.source, "the source prompt"))
+        if keeps_source(plan):
+            images["source"] = source
+            parts.append(source_part)
         if plan.uses("similarity"):
             images["source to target"] = source
             parts.append((source, conditions.target))
@@ -35,6 +38,9 @@ def losses(
                 images["empty"] = source
                 parts.append((source, needed(conditions.empty, "the empty prompt")))
     x0 = dict(zip(images, denoise_parts(denoiser, parts), strict=True))
+    if plan.needs_source() and "source" not in x0:
+        with torch.no_grad():
+            (x0["source"],) = denoise_parts(denoiser, [source_part])
 
     terms = {"target": objectives.reconstruction(predict(denoiser, target, x0["target"]), target.wanted)}
     if not plan.needs_source():
@@ -44,7 +50,7 @@ def losses(
         terms["prior"] = objectives.reconstruction(source_prediction, source.wanted)
     if plan.uses("disentanglement"):
         with torch.no_grad(), adapter.off():
-            (base,) = denoise_parts(denoiser, parts[1:2])
+            (base,) = denoise_parts(denoiser, [source_part])
         terms["disentanglement"] = objectives.disentanglement(
             source_prediction, predict(denoiser, source, base)
         )
@@ -52,7 +58,7 @@ def losses(
         moving, fixed = denoised_pair(denoiser, source, noised.timestep, conditions, plan, x0)
         features = clean_features(denoiser, moving, conditions.target)
         with torch.no_grad():
-            reference = clean_features(denoiser, fixed, parts[1][1])
+            reference = clean_features(denoiser, fixed, source_part[1])
         terms["similarity"] = similarity_consistency(features, reference, scale=plan.similarity_scale)
     return terms
 
