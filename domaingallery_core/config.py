@@ -11,6 +11,7 @@ from .errors import InputError
 
 Method = Literal["erasure", "domaingallery", "dreambooth"]
 SimilarityScale = Literal["released", "paper"]
+AdapterKind = Literal["lora", "dora", "loha", "lokr"]
 
 #: The loss terms of each method besides "target", which no weight scales (Eq. 5).
 TERMS: dict[str, tuple[str, ...]] = {
@@ -92,9 +93,10 @@ class LossWeights(Plan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig(Plan):
-    """Shape a LoRA (paper App. A: rank 4, alpha 4, attention projections).
+    """Shape an adapter (paper App. A: LoRA, rank 4, alpha 4, attention projections).
 
     Attributes:
+        kind: what `adapter_kinds` knows.
         targets: "attention", "attention+feedforward", "linear", or a regular expression for module names.
     """
 
@@ -102,8 +104,10 @@ class AdapterConfig(Plan):
     alpha: float = 4.0
     targets: str = "attention"
     dropout: float = 0.0
+    kind: AdapterKind = "lora"
 
     def __post_init__(self) -> None:
+        check_choice("kind", self.kind, get_args(AdapterKind))
         check_number("rank", self.rank, least=1, whole=True)
         check_number("alpha", self.alpha, least=0, above=True)
         check_number("dropout", self.dropout, least=0, most=0.99)
@@ -122,6 +126,7 @@ class TrainingPlan(Plan):
     alpha: float = 4.0
     targets: str = "attention"
     dropout: float = 0.0
+    adapter_kind: AdapterKind = "lora"
     weights: LossWeights = field(default_factory=LossWeights)
     offset_noise: float = 0.0
     denoise_steps: int = 5
@@ -157,7 +162,13 @@ class TrainingPlan(Plan):
 
     def adapter(self) -> AdapterConfig:
         """Return the shape of the adapter that the run trains."""
-        return AdapterConfig(rank=self.rank, alpha=self.alpha, targets=self.targets, dropout=self.dropout)
+        return AdapterConfig(
+            rank=self.rank,
+            alpha=self.alpha,
+            targets=self.targets,
+            dropout=self.dropout,
+            kind=self.adapter_kind,
+        )
 
     def uses(self, term: str) -> bool:
         """Tell whether a weighted term is part of the method and has a weight above 0."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import get_args
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..domaingallery_core.adapters import Adapter
-from ..domaingallery_core.config import LossWeights, TrainingPlan
+from ..domaingallery_core.adapter_kinds import TITLES, describe
+from ..domaingallery_core.adapters import TARGETS, Adapter
+from ..domaingallery_core.config import LossWeights, SimilarityScale, TrainingPlan
 from ..domaingallery_core.datasets import Dataset as CoreDataset
 from ..domaingallery_core.datasets import Examples
 from ..domaingallery_core.denoiser import Conditions
-from ..domaingallery_core.errors import AdapterError, InputError
+from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui
 from ..domaingallery_core.trainer import StepEvent, TrainingResult, train
@@ -54,11 +56,10 @@ def run(
             model.model.diffusion_model, plan.adapter(), generator(plan.seed, "adapter")
         ) as adapter:
             if start is not None:
-                adapter.load(start)
+                adapter.load(adapter.imported(start))
             result = train(denoiser, adapter, data, conditions, plan, lambda event: show(progress, event))
-    lora = TrainedLora(
-        core_to_comfyui(result.state_dict), metadata=metadata(prompts, plan), kohya_names=kohya_names(model)
-    )
+            tensors = core_to_comfyui(adapter.exported(result.state_dict))
+    lora = TrainedLora(tensors, metadata=metadata(prompts, plan), kohya_names=kohya_names(model))
     return io.NodeOutput(lora, loss_map(result), ui=interface(result))
 
 
@@ -94,7 +95,8 @@ def metadata(prompts: DomainPrompts, plan: TrainingPlan) -> dict[str, str]:
         "format": "pt",
         "modelspec.title": f"{prompts.identifier} {prompts.category}",
         "modelspec.trigger_phrase": prompts.target_text,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "lycoris.kohya" if plan.adapter_kind in ("loha", "lokr") else "networks.lora",
+        "ss_network_args": json.dumps({"algo": plan.adapter_kind}),
         "ss_network_dim": str(plan.rank),
         "ss_network_alpha": f"{plan.alpha:g}",
         "domaingallery.plan": json.dumps(plan.to_dict()),
@@ -126,24 +128,14 @@ def interface(result: TrainingResult) -> dict[str, list]:
 def starting_weights(
     erased: Mapping[str, Tensor], options: TrainingOptions | None
 ) -> tuple[dict[str, Tensor], TrainingOptions]:
-    """Return the weights to begin with, and the options with their rank and alpha unless options are given.
+    """Return the weights to begin with, and options of their kind, rank and alpha unless options are given.
 
     Raises:
-        AdapterError: it is a LoRA of another kind.
+        AdapterError: it is a LoRA of another origin.
     """
     weights = comfyui_to_core(erased)
-    downs = {name: weight for name, weight in weights.items() if name.endswith(".lora_A.weight")}
-    if not downs:
-        raise AdapterError(
-            "Expected a LoRA made by Erase Prior Attributes, got one with names such as "
-            f"{next(iter(erased), '')!r}. Connect the lora output of that node."
-        )
-    if options is None:
-        name, weight = next(iter(downs.items()))
-        rank = weight.shape[0]
-        alpha = float(weights.get(name.removesuffix("lora_A.weight") + "alpha", rank))
-        options = TrainingOptions(rank=rank, alpha=alpha)
-    return weights, options
+    kind, rank, alpha = describe(weights)
+    return weights, options or TrainingOptions(adapter=kind, rank=rank, alpha=alpha)
 
 
 def plan_of(
@@ -158,6 +150,11 @@ def plan_of(
         batch_size=options.batch_size,
         rank=options.rank,
         alpha=options.alpha,
+        adapter_kind=options.adapter,
+        targets=options.targets,
+        dropout=options.dropout,
+        similarity_scale=options.similarity_scale,
+        denoise_guidance=options.denoise_guidance,
         weights=replace(options.weights, **weights),
         denoise_steps=options.denoise_steps,
         offset_noise=options.offset_noise,
@@ -347,6 +344,48 @@ class DomainGalleryOptions(io.ComfyNode):
                     tooltip="Helps with domains that are much lighter or darker than most images, such as "
                     "pencil sketches: 0.1.",
                 ),
+                io.Combo.Input(
+                    "adapter",
+                    options=list(TITLES),
+                    default="lora",
+                    optional=True,
+                    tooltip="What is trained. lora: the paper's. dora: LoRA and a magnitude for each output. "
+                    "loha, lokr: products that reach a higher rank with few weights. All load as LoRA files.",
+                ),
+                io.String.Input(
+                    "targets",
+                    default="attention",
+                    optional=True,
+                    tooltip=f"Which layers learn: {', '.join(TARGETS)}, or a regular expression that matches "
+                    "whole module names. attention is the paper's.",
+                ),
+                io.Float.Input(
+                    "dropout",
+                    default=0.0,
+                    min=0.0,
+                    max=0.99,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Share of the adapter that is left out at random in a step. The paper has 0.",
+                ),
+                io.Combo.Input(
+                    "similarity_scale",
+                    options=list(get_args(SimilarityScale)),
+                    default="released",
+                    optional=True,
+                    tooltip="How the similarity term is scaled. released: as the authors' code computes it. "
+                    "paper: as the paper prints it, about batch size minus 1 times as much.",
+                ),
+                io.Float.Input(
+                    "denoise_guidance",
+                    default=1.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Guidance scale of the denoising inside the similarity term. 1 is none, the "
+                    "reference's; others double its work.",
+                ),
             ],
             outputs=[Options.Output(display_name="options", tooltip="For both training nodes.")],
         )
@@ -354,7 +393,8 @@ class DomainGalleryOptions(io.ComfyNode):
     @classmethod
     def execute(
         cls, rank, alpha, batch_size, prior_weight, disentanglement_weight, erasure_weight, similarity_weight,
-        denoise_steps, offset_noise,
+        denoise_steps, offset_noise, adapter="lora", targets="attention", dropout=0.0,
+        similarity_scale="released", denoise_guidance=1.0,
     ) -> io.NodeOutput:  # fmt: skip
         weights = LossWeights(
             prior=prior_weight,
@@ -370,5 +410,10 @@ class DomainGalleryOptions(io.ComfyNode):
                 weights=weights,
                 denoise_steps=denoise_steps,
                 offset_noise=offset_noise,
+                adapter=adapter,
+                targets=targets.strip(),
+                dropout=dropout,
+                similarity_scale=similarity_scale,
+                denoise_guidance=denoise_guidance,
             )
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.host.tiny import host_module, same, tiny_model
+from tests.host.tiny import conditioning, host_module, same, tiny_latents, tiny_model
 
 
 @pytest.fixture
@@ -21,22 +21,35 @@ def model(comfy):
     return tiny_model()
 
 
-@pytest.fixture
-def lora(nodes, model):
+def trained(nodes, model, see=None, **config):
+    """Return a LORA_MODEL with random weights, as training makes it, after a look at the model with it on."""
     adapters, host, sockets = (
         nodes("domaingallery_core.adapters"),
         nodes("nodes.host"),
         nodes("nodes.sockets"),
     )
-    config = nodes("domaingallery_core.config").AdapterConfig()
     generator = torch.Generator().manual_seed(0)
-    with adapters.Adapter.inject(model.model.diffusion_model, config, generator) as adapter:
-        state = adapter.state_dict()
-    for name in state:
-        if name.endswith("lora_B.weight"):
-            state[name].normal_(generator=generator)
+    with (
+        host.training(model),
+        adapters.Adapter.inject(
+            model.model.diffusion_model,
+            nodes("domaingallery_core.config").AdapterConfig(**config),
+            generator,
+        ) as adapter,
+    ):
+        with torch.no_grad():
+            for weight in adapter.parameters():
+                weight += 0.2 * torch.randn(weight.shape, generator=generator)
+        if see is not None:
+            see()
+        state = adapter.exported(adapter.state_dict())
     tensors = nodes("domaingallery_core.lora_files").core_to_comfyui(state)
     return sockets.TrainedLora(tensors, metadata={"who": "test"}, kohya_names=host.kohya_names(model))
+
+
+@pytest.fixture
+def lora(nodes, model):
+    return trained(nodes, model)
 
 
 def save(nodes, lora, name="sketch", key_format="comfyui"):
@@ -59,6 +72,37 @@ def test_every_key_of_a_file_loads_in_the_host(nodes, model, lora, output, key_f
         weights = [patcher.patch_weight_to_device(key, return_weight=True) for patcher in (loaded, direct)]
         assert torch.equal(*weights)
         assert not torch.equal(weights[0], model.model.state_dict()[key])
+
+
+def x0_of(nodes, model):
+    """Return x0 for random latents, as training sees the MODEL."""
+    host = nodes("nodes.host")
+    with host.training(model), torch.no_grad():
+        denoiser, x = host.HostDenoiser(model), tiny_latents(2).clone()
+        [condition] = denoiser.conditions([conditioning(0)], x)
+        return denoiser(x, torch.tensor([0.4, 0.7]), condition)
+
+
+@pytest.mark.parametrize("key_format", ["comfyui", "kohya"])
+@pytest.mark.parametrize("targets", ["attention", "attention+feedforward"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr"])
+def test_a_loaded_file_does_what_the_adapter_did(nodes, model, output, caplog, kind, targets, key_format):
+    """Of every kind, the stock loader matches every key, and the MODEL predicts what it did in training."""
+    seen = []
+    lora = trained(
+        nodes, model, lambda: seen.append(x0_of(nodes, model)), rank=2, alpha=3.0, kind=kind, targets=targets
+    )
+    plain = x0_of(nodes, model)
+    path = save(nodes, lora, key_format=key_format)[0]
+
+    with torch.inference_mode():
+        state = host_module("comfy.utils").load_torch_file(path)
+        loaded, _ = host_module("comfy.sd").load_lora_for_models(model, None, state, 1.0, 0)
+
+    assert "lora key not loaded" not in caplog.text
+    assert len(loaded.patches) == len([name for name in state if name.endswith(".alpha")])
+    assert not torch.allclose(plain, seen[0], atol=1e-2)
+    torch.testing.assert_close(x0_of(nodes, loaded), seen[0], rtol=1e-4, atol=1e-4)
 
 
 def test_kohya_names_of_a_small_unet_are_those_of_diffusers(nodes, model):

@@ -22,7 +22,8 @@ INPUTS = {
     ],
     "DomainGalleryOptions": [
         "rank", "alpha", "batch_size", "prior_weight", "disentanglement_weight", "erasure_weight",
-        "similarity_weight", "denoise_steps", "offset_noise",
+        "similarity_weight", "denoise_steps", "offset_noise", "adapter", "targets", "dropout",
+        "similarity_scale", "denoise_guidance",
     ],
     "DomainGallerySaveLora": ["lora", "name", "key_format"],
     "DomainGalleryGuider": ["model", "positive", "negative", "prompts", "mode", "cfg", "enhancement"],
