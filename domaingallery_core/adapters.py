@@ -191,8 +191,14 @@ class Adapter:
         """Take over the weights of an adapter of the same shape. A state without alphas has the scale 1.
 
         Raises:
-            AdapterError: names, shapes or scales do not match; the adapter is unchanged.
+            AdapterError: kind, names, shapes or scales do not match; the adapter is unchanged.
         """
+        kind = adapter_kinds.describe(state)[0]
+        if kind != self.config.kind:
+            expected, got = (adapter_kinds.TITLES[name] for name in (self.config.kind, kind))
+            raise AdapterError(
+                f"Expected a {expected} to go on with, got a {got}. Choose {kind!r} in Training Options."
+            )
         parameters = self.named_parameters()
         given = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
         problems = [f"{name} is missing" for name in parameters if name not in given]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gallery import PACK
 from tests.host.tiny import conditioning, host_module, same, tiny_latents, tiny_model
 
 
@@ -175,3 +176,75 @@ def test_weights_that_are_not_finite_are_not_saved(nodes, lora, output):
         save(nodes, lora)
 
     assert not list(output.rglob("*.*"))
+
+
+@pytest.fixture(scope="module")
+def demo_loras(comfy, nodes, tmp_path_factory):
+    """Return the demo model and files of the three LoRAs that the demo makes, trained for one step."""
+    folder = tmp_path_factory.mktemp("demo")
+    sockets, training = nodes("nodes.sockets"), nodes("nodes.training")
+    weights = nodes("domaingallery_core.config").LossWeights
+    with torch.inference_mode():
+        model, clip, _ = nodes("nodes.sketchbook").load_sketchbook()
+        words, subject_words = (
+            nodes("nodes.prompts").DomainGalleryPrompts.execute(clip, identifier, "face")[0]
+            for identifier in ("sks", "olis")
+        )
+        noise = torch.randn(8, 24, 16, 16, generator=torch.Generator().manual_seed(0))
+        dataset = sockets.LatentDataset(source=noise[:5], target=noise[5:])
+        options = sockets.TrainingOptions(batch_size=3, denoise_steps=1)
+        plain = sockets.TrainingOptions(batch_size=1, weights=weights(disentanglement=0.0, similarity=0.0))
+        numbers = {"steps": 1, "learning_rate": 1e-2, "seed": 0}
+        erased = training.DomainGalleryErase.execute(model, words, dataset, **numbers, options=options)[0]
+        domain = training.DomainGalleryTrain.execute(
+            model, words, dataset, **numbers, erased=erased, options=options
+        )[0]
+        subject = training.DomainGalleryTrain.execute(
+            model, subject_words, dataset, **numbers, options=plain
+        )[0]
+    files = {}
+    for name, lora in (("erased", erased), ("domain", domain), ("subject", subject)):
+        state = nodes("domaingallery_core.lora_files").comfyui_to_core(lora)
+        for key_format in ("comfyui", "kohya"):
+            files[name, key_format] = nodes("domaingallery_core.lora_files").save_lora(
+                folder / f"{name}_{key_format}.safetensors",
+                state,
+                lora.metadata,
+                key_format=key_format,
+                key_map=lora.kohya_names,
+            )
+    shipped = PACK / "domaingallery_core/sketchbook/loras/sketchbook_cyanotype.safetensors"
+    return model, {**files, ("shipped", "comfyui"): shipped}
+
+
+@pytest.mark.parametrize(
+    ("name", "key_format"),
+    [
+        *((name, f) for name in ("erased", "domain", "subject") for f in ("comfyui", "kohya")),
+        ("shipped", "comfyui"),
+    ],
+)
+def test_the_demo_loras_load_in_the_stock_node_by_every_key(
+    demo_loras, monkeypatch, caplog, name, key_format
+):
+    """As many weights are patched as layers were trained, and what is patched differs."""
+    model, files = demo_loras
+    file = str(files[name, key_format])
+    monkeypatch.setattr(host_module("folder_paths"), "get_full_path_or_raise", lambda *_: file)
+    state = host_module("comfy.utils").load_torch_file(file)
+
+    with torch.inference_mode():
+        [loaded] = host_module("nodes").LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)
+
+    assert "lora key not loaded" not in caplog.text
+    modules = [key.removesuffix(".alpha") for key in state if key.endswith(".alpha")]
+    attention = [
+        key
+        for key in model.model.state_dict()
+        if ".attn" in key and key.endswith("weight") and ".norm" not in key
+    ]
+    assert len(loaded.patches) == len(modules) == len(attention)
+    key = next(iter(loaded.patches))
+    assert not torch.equal(
+        loaded.patch_weight_to_device(key, return_weight=True), model.model.state_dict()[key]
+    )
