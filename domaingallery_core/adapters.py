@@ -177,14 +177,13 @@ class Adapter:
         with torch.inference_mode(False), torch.no_grad():
             for name, layer in self._layers.items():
                 given = [state.get(f"{name}.{p}") for p in (part, "lora_A.weight", "lora_B.weight")]
-                if any(tensor is None for tensor in given):
-                    continue
-                del found[f"{name}.{part}"]
                 weight = layer.get_base_layer().weight
-                value = convert(
-                    *(t.to(weight.device) for t in given), weight, self.config.alpha / self.config.rank
-                )
-                found[f"{name}.{new}"] = value.cpu()
+                tensors = [tensor.to(weight.device) for tensor in given if tensor is not None]
+                # What is of another model is left as it is, for `load` to name.
+                if len(tensors) == 3 and (len(tensors[2]), tensors[1].shape[-1]) == tuple(weight.shape):
+                    del found[f"{name}.{part}"]
+                    scale = self.config.alpha / self.config.rank
+                    found[f"{name}.{new}"] = convert(*tensors, weight, scale).cpu()
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:

@@ -153,7 +153,7 @@ class TrainingPlan(Plan):
         if self.uses("similarity") and self.batch_size < 3:
             raise InputError(
                 f"Expected a batch size of at least 3 for the similarity term, got {self.batch_size!r}. "
-                "Raise batch_size or set the similarity weight to 0."
+                "It is about how images relate to several others. Raise batch_size or set its weight to 0."
             )
         if self.method == "erasure" and not any(map(self.uses, TERMS["erasure"])):
             raise InputError(

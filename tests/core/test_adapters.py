@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toys import CHANNELS, SIZE, WIDTH, Network, network, random
 
-from domaingallery_core.adapter_kinds import describe
+from domaingallery_core.adapter_kinds import TITLES, describe
 from domaingallery_core.adapters import Adapter, ordinary_weights
 from domaingallery_core.config import AdapterConfig
 from domaingallery_core.errors import AdapterError
@@ -271,6 +271,32 @@ def test_a_lora_of_another_model_is_refused_by_name_and_changes_nothing(change, 
             adapter.load(state)
 
         assert all(torch.equal(v, adapter.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_of_another_model_is_refused_and_changes_nothing(kind):
+    """Layers of another width, and of other names, come out of `imported` to be named by `load`."""
+    config = AdapterConfig(kind=kind, rank=2)
+    wide, named = network(), network()
+    wide.attn2.to_k = nn.Linear(2 * WIDTH, WIDTH, bias=False)
+    named.attn3 = named.attn2
+    del named.attn2
+    for other in (wide, named):
+        with inject(other, AdapterConfig(kind=kind, rank=2, targets=r"attn\d\..*")) as adapter:
+            foreign = adapter.exported(adapter.state_dict())
+        with filled(inject(network(), config)) as adapter:
+            before = adapter.state_dict()
+
+            with pytest.raises(AdapterError, match=f"Expected a {TITLES[kind]} for 8 layers"):
+                adapter.load(adapter.imported(foreign))
+
+            assert all(torch.equal(v, adapter.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rank_larger_than_a_layer_is_refused(kind):
+    with pytest.raises(AdapterError, match=r"rank of at most 8 for the layer 'attn1.to_q', got 9"):
+        inject(network(), AdapterConfig(rank=9, kind=kind))
 
 
 @pytest.mark.parametrize(
