@@ -2,112 +2,51 @@
 
     python benchmarks/conformance.py FOLDER... [--host DIR]
 
-Each folder is laid out as in tests/reference_vectors/README.md. A line per quantity has the relative error,
-which is the L2 norm of the difference over the norm. Then comes the worst of each kind. The exit status is 1
-when one is too large.
+Each folder is laid out as in tests/reference_vectors/README.md. The numbers are computed twice: `core` puts
+the host's UNet in float64 behind the core's denoiser, `host` goes through the nodes' wrapper of a MODEL, and
+through their guider, in float32. A line per quantity has the relative error, which is the L2 norm of the
+difference over the norm. Then comes the worst of each kind. The exit status is 1 when one is too large.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.unet_denoiser import UNetDenoiser, find_host, host_unet
+from benchmarks.host_form import HostForm
+from benchmarks.reference import GUIDANCE_SCALE, Reference
+from benchmarks.unet_denoiser import UNetDenoiser, enter_host_on_cpu, find_host, host_unet
 from domaingallery_core import objectives
 from domaingallery_core.adapters import Adapter
-from domaingallery_core.config import AdapterConfig, LossWeights, TrainingPlan
+from domaingallery_core.config import AdapterConfig
 from domaingallery_core.denoiser import Condition, Conditions, Denoiser
 from domaingallery_core.generators import generator
 from domaingallery_core.guidance import enhance
 from domaingallery_core.methods import METHODS, noised_batch
 from domaingallery_core.methods.domaingallery import denoised_pair
-from domaingallery_core.process import Process, broadcast
-
-KINDS = {"epsilon": "epsilon", "v_prediction": "v"}
-
-#: What each form may differ by, and where it differs more by nature.
-TOLERANCES: dict[str, Callable[[str], float]] = {"core": lambda _kind: 1e-8}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """Hold a folder of reference vectors."""
-
-    name: str
-    config: dict[str, Any]
-    unet: dict[str, Tensor]
-    lora: dict[str, Tensor]
-    inputs: dict[str, Tensor]
-    expected: dict[str, Tensor]
-
-    @classmethod
-    def read(cls, folder: Path) -> Reference:
-        """Read a folder."""
-        parts = {
-            name: load_file(folder / f"{name}.safetensors") for name in ("unet", "lora", "inputs", "expected")
-        }
-        return cls(name=folder.name, config=json.loads((folder / "config.json").read_text()), **parts)
-
-    def process(self) -> Process:
-        """Return the noise schedule."""
-        schedule = self.config["scheduler"]
-        if schedule["beta_schedule"] != "scaled_linear":
-            raise SystemExit(
-                f"Expected the beta schedule 'scaled_linear', got {schedule['beta_schedule']!r}."
-            )
-        return Process.scaled_linear(
-            KINDS[self.config["prediction"]],
-            beta_start=schedule["beta_start"],
-            beta_end=schedule["beta_end"],
-            timesteps=schedule["num_train_timesteps"],
-        )
-
-    def plan(self, method: str) -> TrainingPlan:
-        """Return the plan that the numbers were computed with."""
-        return TrainingPlan(
-            method=method,  # type: ignore[arg-type]
-            steps=1,
-            learning_rate=1e-4,
-            weights=LossWeights.from_dict(self.config["weights"]),
-            denoise_steps=self.config["denoise_steps"],
-            denoise_guidance=self.config["denoise_guidance"],
-            rank=self.config["lora"]["rank"],
-            alpha=float(self.config["lora"]["alpha"]),
-        )
-
-    def groups(self, *keys: str) -> dict[str, dict[str, Tensor]]:
-        """Return the expected values below each "<key>/<group>/"."""
-        found: dict[str, dict[str, Tensor]] = {}
-        for name, value in self.expected.items():
-            parts = name.split("/", len(keys) + 1)
-            if parts[: len(keys)] == list(keys) and len(parts) == len(keys) + 2:
-                found.setdefault(parts[len(keys)], {})[parts[-1]] = value
-        return found
-
+from domaingallery_core.process import broadcast
 
 Found = Iterator[tuple[str, Tensor, Tensor]]
 
 
-def training(reference: Reference, denoiser: Denoiser, adapter: Adapter, dtype: torch.dtype) -> Found:
+def allowed(form: str, kind: str) -> float:
+    """Return how far a kind of quantity may be off."""
+    if form == "core":
+        return 1e-8
+    # The softmax over cosines is nearly flat: the divergence of two such is what float32 rounds away.
+    return 1e-2 if "similarity" in kind else 1e-4
+
+
+def training(reference: Reference, denoiser: Denoiser, adapter: Adapter, conditions: Conditions,
+             images: dict[str, tuple[Tensor, Tensor]]) -> Found:  # fmt: skip
     """Yield (name, found, expected) for the losses, gradients and denoised latents of both stages."""
-    inputs = {name: tensor.to(dtype) for name, tensor in reference.inputs.items()}
-    conditions = Conditions(
-        target=Condition({"context": inputs["context_target"]}),
-        source=Condition({"context": inputs["context_source"]}),
-        empty=Condition({"context": inputs["context_uncond"]}),
-    )
-    images = {part: (inputs[f"latents_{part}"], inputs[f"noise_{part}"]) for part in ("target", "source")}
     parameters = adapter.named_parameters()
 
     def gradients(loss: Tensor, prefix: str) -> dict[str, Tensor]:
@@ -134,9 +73,7 @@ def training(reference: Reference, denoiser: Denoiser, adapter: Adapter, dtype: 
 
 
 @torch.no_grad()
-def sampling(
-    reference: Reference, denoiser: Denoiser, dtype: torch.dtype, guidance_scale: float = 7.5
-) -> Found:
+def sampling(reference: Reference, denoiser: Denoiser, dtype: torch.dtype) -> Found:
     """Yield (name, found, expected) for DDIM chains with enhancement."""
     inputs = {name: tensor.to(dtype) for name, tensor in reference.inputs.items()}
     process = denoiser.process
@@ -157,7 +94,7 @@ def sampling(
                     uncond,
                     target,
                     shift,
-                    guidance_scale=guidance_scale,
+                    guidance_scale=GUIDANCE_SCALE,
                     enhancement=float(group.removeprefix("lambda")),
                     mode=mode,
                 )
@@ -170,6 +107,39 @@ def sampling(
             }
             for name, value in expected.items():
                 yield f"sampling/{mode}/{group}/{name}", found[name], value
+
+
+def core_form(reference: Reference, host: Path) -> Found:
+    """Yield (name, found, expected) with the host's UNet in float64 behind the core's denoiser."""
+    dtype = torch.float64
+    unet = host_unet(host, reference.config["unet_config"], reference.unet, dtype)
+    denoiser = UNetDenoiser(unet, reference.process())
+    plan = reference.plan("erasure")
+    target, source, empty = (
+        Condition({"context": reference.inputs[f"context_{name}"].to(dtype)})
+        for name in ("target", "source", "uncond")
+    )
+    conditions = Conditions(target=target, source=source, empty=empty)
+    config = AdapterConfig(rank=plan.rank, alpha=plan.alpha)
+    with Adapter.inject(unet, config, generator(0, "adapter"), dtype=dtype) as adapter:
+        adapter.load(reference.lora)
+        yield from training(reference, denoiser, adapter, conditions, reference.images(dtype))
+        yield from sampling(reference, denoiser, dtype)
+
+
+def host_form(reference: Reference, host: Path) -> Found:
+    """Yield (name, found, expected) through the nodes' wrapper of a MODEL and their guider, in float32."""
+    form = HostForm(reference, host)
+    with form.training() as (denoiser, adapter, conditions, images):
+        yield from training(reference, denoiser, adapter, conditions, images)
+    for mode in ("V-uncond", "VN-N"):
+        for group, expected in reference.groups("sampling", mode).items():
+            found = form.sample(mode, float(group.removeprefix("lambda")))
+            for name, value in expected.items():
+                yield f"sampling/{mode}/{group}/{name}", found[name], value
+
+
+FORMS: dict[str, Callable[[Reference, Path], Found]] = {"core": core_form, "host": host_form}
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -187,22 +157,6 @@ def kind_of(name: str) -> str:
     return f"{stage} {last}"
 
 
-def core_form(reference: Reference, host: Path) -> Found:
-    """Yield (name, found, expected) with the host's UNet in float64 behind the core's denoiser."""
-    dtype = torch.float64
-    unet = host_unet(host, reference.config["unet_config"], reference.unet, dtype)
-    denoiser = UNetDenoiser(unet, reference.process())
-    plan = reference.plan("erasure")
-    config = AdapterConfig(rank=plan.rank, alpha=plan.alpha)
-    with Adapter.inject(unet, config, generator(0, "adapter"), dtype=dtype) as adapter:
-        adapter.load(reference.lora)
-        yield from training(reference, denoiser, adapter, dtype)
-        yield from sampling(reference, denoiser, dtype)
-
-
-FORMS: dict[str, Callable[[Reference, Path], Found]] = {"core": core_form}
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Print the errors of every folder and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -211,12 +165,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--form", choices=[*FORMS, "all"], default="all")
     options = parser.parse_args(arguments)
     host = find_host(options.host)
+    references = [Reference.read(folder) for folder in options.folders]
+    enter_host_on_cpu(host)
     torch.set_num_threads(1)  # the tensors are small
 
     worst: dict[tuple[str, str], float] = {}
     counts: dict[tuple[str, str], int] = {}
-    for folder in options.folders:
-        reference = Reference.read(folder)
+    for reference in references:
         for form in FORMS if options.form == "all" else [options.form]:
             for name, found, expected in FORMS[form](reference, host):
                 error = relative_error(found, expected)
@@ -229,10 +184,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\n{'form':5} {'kind':36} {'number':>6} {'worst':>9} {'allowed':>8}")
     failed = not worst
     for (form, kind), error in sorted(worst.items()):
-        allowed = TOLERANCES[form](kind)
-        failed |= error > allowed
-        verdict = "" if error <= allowed else "  too large"
-        print(f"{form:5} {kind:36} {counts[form, kind]:6} {error:9.2e} {allowed:8.0e}{verdict}")
+        most = allowed(form, kind)
+        failed |= error > most
+        verdict = "" if error <= most else "  too large"
+        print(f"{form:5} {kind:36} {counts[form, kind]:6} {error:9.2e} {most:8.0e}{verdict}")
     return int(failed)
 
 

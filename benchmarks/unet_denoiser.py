@@ -26,21 +26,27 @@ def find_host(given: str | None = None) -> Path:
     return Path(path).resolve()
 
 
-def host_unet(
-    host: Path, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype
-) -> nn.Module:
-    """Build the host's UNet from its keyword arguments and state dict."""
+def enter_host_on_cpu(host: Path) -> None:
+    """Put the host on the path, told to use the CPU."""
     if str(host) not in sys.path:
         sys.path.insert(0, str(host))
     from comfy.cli_args import args
 
     args.cpu = True
+
+
+def host_unet(
+    host: Path, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype
+) -> nn.Module:
+    """Build the host's UNet from its keyword arguments and state dict; an empty one leaves it as made."""
+    enter_host_on_cpu(host)
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     lists = {name: list(value) if isinstance(value, list) else value for name, value in config.items()}
     unet = UNetModel(**lists, dtype=dtype, device="cpu", operations=comfy.ops.disable_weight_init)
-    unet.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()})
+    if weights:
+        unet.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()})
     return unet.eval().requires_grad_(False)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from . import adapter_kinds
 from .config import AdapterConfig
 from .errors import AdapterError
 
-_NAME = "domaingallery"
 _ATTENTION = r"attn[12]\.to_(?:q|k|v|out\.0)"
 _FEEDFORWARD = r"ff\.net\.(?:0\.proj|2)"
 TARGETS: dict[str, str] = {
@@ -50,7 +50,7 @@ def target_modules(module: nn.Module, targets: str) -> dict[str, nn.Linear]:
 
 
 class Adapter:
-    """Hold a LoRA that peft put into a module; a context manager that removes it at the end.
+    """Hold an adapter that peft put into a module; a context manager that removes it at the end.
 
     The base weights are neither copied nor changed. `remove` puts the very same modules back.
     """
@@ -73,7 +73,7 @@ class Adapter:
         *,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Put a LoRA into a module: A ~ N(0, 1/rank) from a CPU generator, B = 0 (paper App. A).
+        """Put an adapter into a module, which changes nothing yet; what is random is from a CPU generator.
 
         Args:
             dtype: that of the adapter's weights; other than float32 only for checks in float64.
@@ -106,28 +106,19 @@ class Adapter:
         self, targets: Mapping[str, nn.Linear], generator: torch.Generator, dtype: torch.dtype
     ) -> None:
         # peft takes seconds to import, so only a training pays for it.
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import inject_adapter_in_model
 
         self._attributes = set(self.module.__dict__)
         self._requires_grad = [(p, p.requires_grad) for p in self.module.parameters()]
         for name, child in targets.items():
             parent, _, leaf = name.rpartition(".")
             self._originals.append((self.module.get_submodule(parent), leaf, child))
-        peft_config = LoraConfig(
-            r=self.config.rank,
-            lora_alpha=self.config.alpha,  # type: ignore[arg-type]
-            lora_dropout=self.config.dropout,
-            target_modules="|".join(map(re.escape, targets)),
-        )
+        config = adapter_kinds.peft_config(self.config, targets)
         # On the meta device peft draws nothing from the global generator; the weights are made here.
-        inject_adapter_in_model(peft_config, self.module, adapter_name=_NAME, low_cpu_mem_usage=True)
+        inject_adapter_in_model(config, self.module, adapter_name=adapter_kinds.NAME, low_cpu_mem_usage=True)
         for name, base in targets.items():
             layer: Any = self.module.get_submodule(name)
-            a = torch.randn(self.config.rank, base.in_features, generator=generator) / self.config.rank
-            b = torch.zeros(base.out_features, self.config.rank)
-            for part, value in ((layer.lora_A[_NAME], a), (layer.lora_B[_NAME], b)):
-                part.weight = nn.Parameter(value.to(device=base.weight.device, dtype=dtype))
-            layer.lora_dropout[_NAME].train()
+            adapter_kinds.begin(layer, self.config, base, generator, dtype)
             self._layers[name] = layer
 
     @contextmanager
@@ -146,11 +137,11 @@ class Adapter:
                 layer.enable_adapters(not off)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the trained weights under "<module>.lora_A.weight" and "<module>.lora_B.weight"."""
+        """Return the trained weights under "<module>.<part>", such as "<module>.lora_A.weight"."""
         return {
-            f"{name}.{part}.weight": getattr(layer, part)[_NAME].weight
+            f"{name}.{part}": parameter
             for name, layer in self._layers.items()
-            for part in ("lora_A", "lora_B")
+            for part, parameter in adapter_kinds.parameters(layer, self.config.kind).items()
         }
 
     def parameters(self) -> list[nn.Parameter]:
@@ -164,15 +155,49 @@ class Adapter:
                 name: p.detach().to(device="cpu", dtype=torch.float32, copy=True)
                 for name, p in self.named_parameters().items()
             }
-            state |= {f"{name}.alpha": torch.tensor(float(self.config.alpha)) for name in self._layers}
+            state |= {f"{name}.alpha": torch.tensor(self._alpha(name)) for name in self._layers}
         return state
 
+    def _alpha(self, name: str) -> float:
+        full = adapter_kinds.is_full(self._layers[name], self.config.kind)
+        return float(self.config.rank if full else self.config.alpha)
+
+    def exported(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state of this adapter as loaders read it: with "dora_scale" for a DoRA's magnitudes."""
+        return self._renamed(state, "magnitude", "dora_scale", adapter_kinds.dora_scale)
+
+    def imported(self, lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the state that `exported` described; a DoRA's magnitudes are as before but for rounding."""
+        return self._renamed(lora, "dora_scale", "magnitude", adapter_kinds.magnitude)
+
+    def _renamed(
+        self, state: Mapping[str, Tensor], part: str, new: str, convert: Callable[..., Tensor]
+    ) -> dict[str, Tensor]:
+        found = dict(state)
+        with torch.inference_mode(False), torch.no_grad():
+            for name, layer in self._layers.items():
+                given = [state.get(f"{name}.{p}") for p in (part, "lora_A.weight", "lora_B.weight")]
+                weight = layer.get_base_layer().weight
+                tensors = [tensor.to(weight.device) for tensor in given if tensor is not None]
+                # What is of another model is left as it is, for `load` to name.
+                if len(tensors) == 3 and (len(tensors[2]), tensors[1].shape[-1]) == tuple(weight.shape):
+                    del found[f"{name}.{part}"]
+                    scale = self.config.alpha / self.config.rank
+                    found[f"{name}.{new}"] = convert(*tensors, weight, scale).cpu()
+        return found
+
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a LoRA of the same shape. A file without alphas has the scale 1.
+        """Take over the weights of an adapter of the same shape. A state without alphas has the scale 1.
 
         Raises:
-            AdapterError: names, shapes or scales do not match; the adapter is unchanged.
+            AdapterError: kind, names, shapes or scales do not match; the adapter is unchanged.
         """
+        kind = adapter_kinds.describe(state)[0]
+        if kind != self.config.kind:
+            expected, got = (adapter_kinds.TITLES[name] for name in (self.config.kind, kind))
+            raise AdapterError(
+                f"Expected a {expected} to go on with, got a {got}. Choose {kind!r} in Training Options."
+            )
         parameters = self.named_parameters()
         given = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
         problems = [f"{name} is missing" for name in parameters if name not in given]
@@ -182,8 +207,8 @@ class Adapter:
                 problems.append(f"{name} is {tuple(given[name].shape)} and not {tuple(parameter.shape)}")
         for name in self._layers:
             alpha = float(state.get(f"{name}.alpha", self.config.rank))
-            if abs(alpha - self.config.alpha) > 1e-6 * self.config.alpha:
-                problems.append(f"{name}.alpha is {alpha:g} and not {self.config.alpha:g}")
+            if abs(alpha - self._alpha(name)) > 1e-6 * self._alpha(name):
+                problems.append(f"{name}.alpha is {alpha:g} and not {self._alpha(name):g}")
         if not problems and (
             broken := [name for name, t in given.items() if not bool(torch.isfinite(t).all())]
         ):
@@ -191,8 +216,9 @@ class Adapter:
         if problems:
             more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise AdapterError(
-                f"Expected a LoRA for {len(self._layers)} layers of this model with rank {self.config.rank} "
-                f"and alpha {self.config.alpha:g}, got one that differs: {'; '.join(problems[:3])}{more}. "
+                f"Expected a {adapter_kinds.TITLES[self.config.kind]} for {len(self._layers)} layers of this "
+                f"model with rank {self.config.rank} and alpha {self.config.alpha:g}, got one that differs: "
+                f"{'; '.join(problems[:3])}{more}. "
                 "Use a LoRA made for this model, with the same training options."
             )
         with torch.inference_mode(False), torch.no_grad():

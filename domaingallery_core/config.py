@@ -14,6 +14,7 @@ SimilarityScale = Literal["released", "paper"]
 Optimizer = Literal["adamw", "adamw8bit"]
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["automatic", "float32", "bfloat16"]
+AdapterKind = Literal["lora", "dora", "loha", "lokr"]
 
 #: The terms of Eq. 7 that read images of a subject and of its category.
 SUBJECT_TERMS = ("subject", "subject_prior")
@@ -104,9 +105,10 @@ class LossWeights(Plan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig(Plan):
-    """Shape a LoRA (paper App. A: rank 4, alpha 4, attention projections).
+    """Shape an adapter (paper App. A: LoRA, rank 4, alpha 4, attention projections).
 
     Attributes:
+        kind: what `adapter_kinds` knows.
         targets: "attention", "attention+feedforward", "linear", or a regular expression for module names.
     """
 
@@ -114,8 +116,10 @@ class AdapterConfig(Plan):
     alpha: float = 4.0
     targets: str = "attention"
     dropout: float = 0.0
+    kind: AdapterKind = "lora"
 
     def __post_init__(self) -> None:
+        check_choice("kind", self.kind, get_args(AdapterKind))
         check_number("rank", self.rank, least=1, whole=True)
         check_number("alpha", self.alpha, least=0, above=True)
         check_number("dropout", self.dropout, least=0, most=0.99)
@@ -142,6 +146,7 @@ class TrainingPlan(Plan):
     alpha: float = 4.0
     targets: str = "attention"
     dropout: float = 0.0
+    adapter_kind: AdapterKind = "lora"
     weights: LossWeights = field(default_factory=LossWeights)
     offset_noise: float = 0.0
     denoise_steps: int = 5
@@ -182,7 +187,7 @@ class TrainingPlan(Plan):
         if self.uses("similarity") and self.batch_size < 3:
             raise InputError(
                 f"Expected a batch size of at least 3 for the similarity term, got {self.batch_size!r}. "
-                "Raise batch_size or set the similarity weight to 0."
+                "It is about how images relate to several others. Raise batch_size or set its weight to 0."
             )
         if self.method == "erasure" and not any(map(self.uses, TERMS["erasure"])):
             raise InputError(
@@ -191,7 +196,13 @@ class TrainingPlan(Plan):
 
     def adapter(self) -> AdapterConfig:
         """Return the shape of the adapter that the run trains."""
-        return AdapterConfig(rank=self.rank, alpha=self.alpha, targets=self.targets, dropout=self.dropout)
+        return AdapterConfig(
+            rank=self.rank,
+            alpha=self.alpha,
+            targets=self.targets,
+            dropout=self.dropout,
+            kind=self.adapter_kind,
+        )
 
     def uses(self, term: str) -> bool:
         """Tell whether a weighted term is part of the method and has a weight above 0."""

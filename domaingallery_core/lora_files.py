@@ -13,11 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .adapter_kinds import PARTS
 from .errors import FileError
 
 KEY_FORMATS = ("comfyui", "kohya")
 PREFIX = "diffusion_model."
-_KOHYA = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight", "alpha": "alpha"}
+#: The parts of a layer that a file may hold, and what kohya's format calls them.
+_KOHYA = {part: part for part in ("alpha", "dora_scale", *PARTS["loha"], *PARTS["lokr"])}
+_KOHYA |= {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +106,7 @@ def load_lora(path: str | os.PathLike[str], *, key_map: Mapping[str, str] | None
         FileError: the file is absent, damaged, or holds other names.
     """
     tensors, metadata = _read(Path(path))
-    if any(name.endswith(".lora_down.weight") for name in tensors):
+    if any(name.startswith("lora_unet_") for name in tensors):
         tensors = _from_kohya(tensors, key_map)
     else:
         tensors = comfyui_to_core(tensors)
@@ -112,10 +115,13 @@ def load_lora(path: str | os.PathLike[str], *, key_map: Mapping[str, str] | None
 
 def _split(name: str) -> tuple[str, str]:
     """Split a name into its module and its part."""
-    for part in ("lora_A.weight", "lora_B.weight", "lora_down.weight", "lora_up.weight", "alpha"):
+    for part in (*_KOHYA, *_KOHYA.values()):
         if name.endswith("." + part):
             return name[: -len(part) - 1], part
-    raise FileError(f"Expected names that end in lora_A.weight, lora_B.weight or alpha, got {name!r}.")
+    raise FileError(
+        f"Expected names that end in one of {', '.join(_KOHYA)}, got {name!r}. "
+        "Use a LoRA, DoRA, LoHa or LoKr of the diffusion model."
+    )
 
 
 def _to_file(

@@ -15,7 +15,8 @@ from .sampling import DomainGalleryEnhancement, DomainGalleryGuider, DomainGalle
 from .saving import DomainGallerySaveLora
 from .source_images import DomainGallerySourceImages
 from .sweep import DomainGallerySweep
-from .training import DomainGalleryErase, DomainGalleryOptions, DomainGalleryTrain
+from .training import DomainGalleryErase, DomainGalleryTrain
+from .training_options import DomainGalleryOptions
 
 DEMO_LORAS = Path(__file__).parents[1] / "domaingallery_core" / "sketchbook" / "loras"
 

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..domaingallery_core.config import LossWeights
+from ..domaingallery_core.config import AdapterKind, LossWeights, SimilarityScale
 from ..domaingallery_core.datasets import Examples
 
 CATEGORY = "DomainGallery"
@@ -83,6 +83,11 @@ class TrainingOptions:
     weights: LossWeights = field(default_factory=LossWeights)
     denoise_steps: int = 5
     offset_noise: float = 0.0
+    adapter: AdapterKind = "lora"
+    targets: str = "attention"
+    dropout: float = 0.0
+    similarity_scale: SimilarityScale = "released"
+    denoise_guidance: float = 1.0
     accumulation: int = 1
     schedule: str = "constant"
     warmup_steps: int = 0

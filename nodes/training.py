@@ -1,19 +1,18 @@
-"""Erase Prior Attributes, Train Domain LoRA and Training Options."""
+"""Erase Prior Attributes and Train Domain LoRA."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import get_args
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..domaingallery_core.adapter_kinds import describe
 from ..domaingallery_core.adapters import Adapter
-from ..domaingallery_core.config import LossWeights, Optimizer, Precision, Schedule, TrainingPlan
-from ..domaingallery_core.errors import AdapterError
+from ..domaingallery_core.config import TrainingPlan
 from ..domaingallery_core.fingerprints import run_identity, weights_hash
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui
@@ -73,7 +72,7 @@ def run(
             Adapter.inject(network, plan.adapter(), generator(plan.seed, "adapter")) as adapter,
         ):
             if start is not None:
-                adapter.load(start)
+                adapter.load(adapter.imported(start))
             identity = run_identity(adapter, data, conditions, plan, base) | {"computes in": str(dtype)}
             checkpoints = checkpoints_of(options, prompts.target_text, plan.method, identity)
             try:
@@ -84,8 +83,9 @@ def run(
             except BaseException:
                 live.stopped(checkpoints)
                 raise
+            tensors = core_to_comfyui(adapter.exported(result.state_dict))
     lora = TrainedLora(
-        core_to_comfyui(result.state_dict),
+        tensors,
         metadata=metadata(prompts, plan, base, result.steps, subject and subject[0]),
         kohya_names=kohya_names(model),
     )
@@ -104,7 +104,8 @@ def metadata(
         "format": "pt",
         "modelspec.title": f"{prompts.identifier} {prompts.category}",
         "modelspec.trigger_phrase": trigger,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "lycoris.kohya" if plan.adapter_kind in ("loha", "lokr") else "networks.lora",
+        "ss_network_args": json.dumps({"algo": plan.adapter_kind}),
         "ss_network_dim": str(plan.rank),
         "ss_network_alpha": f"{plan.alpha:g}",
         "ss_steps": str(step),
@@ -141,24 +142,14 @@ def interface(result: TrainingResult) -> dict[str, list]:
 def starting_weights(
     erased: Mapping[str, Tensor], options: TrainingOptions | None
 ) -> tuple[dict[str, Tensor], TrainingOptions]:
-    """Return the weights to begin with, and the options with their rank and alpha unless options are given.
+    """Return the weights to begin with, and options of their kind, rank and alpha unless options are given.
 
     Raises:
-        AdapterError: it is a LoRA of another kind.
+        AdapterError: it is a LoRA of another origin.
     """
     weights = comfyui_to_core(erased)
-    downs = {name: weight for name, weight in weights.items() if name.endswith(".lora_A.weight")}
-    if not downs:
-        raise AdapterError(
-            "Expected a LoRA made by Erase Prior Attributes, got one with names such as "
-            f"{next(iter(erased), '')!r}. Connect the lora output of that node."
-        )
-    if options is None:
-        name, weight = next(iter(downs.items()))
-        rank = weight.shape[0]
-        alpha = float(weights.get(name.removesuffix("lora_A.weight") + "alpha", rank))
-        options = TrainingOptions(rank=rank, alpha=alpha)
-    return weights, options
+    kind, rank, alpha = describe(weights)
+    return weights, options or TrainingOptions(adapter=kind, rank=rank, alpha=alpha)
 
 
 def plan_of(
@@ -173,6 +164,11 @@ def plan_of(
         batch_size=options.batch_size,
         rank=options.rank,
         alpha=options.alpha,
+        adapter_kind=options.adapter,
+        targets=options.targets,
+        dropout=options.dropout,
+        similarity_scale=options.similarity_scale,
+        denoise_guidance=options.denoise_guidance,
         weights=replace(options.weights, **weights),
         denoise_steps=options.denoise_steps,
         offset_noise=options.offset_noise,
@@ -330,170 +326,3 @@ class DomainGalleryTrain(io.ComfyNode):
             start, options = starting_weights(erased, options)
         plan = plan_of("domaingallery", steps, learning_rate, seed, options or TrainingOptions(), erasure=0.0)
         return run(model, prompts, dataset, plan, node_id(cls), start, run_options)
-
-
-def advanced_inputs() -> list[io.Input]:
-    """Return the inputs of Training Options that the paper leaves alone."""
-    return [
-        io.Int.Input(
-            "accumulation",
-            default=1,
-            min=1,
-            max=1000,
-            advanced=True,
-            tooltip="Batches whose gradients make one step, for the effect of a larger batch in the memory "
-            "of a small one. Takes as many times longer.",
-        ),
-        io.Combo.Input(
-            "schedule",
-            options=list(get_args(Schedule)),
-            default="constant",
-            advanced=True,
-            tooltip="How the learning rate goes down over the steps.",
-        ),
-        io.Int.Input(
-            "warmup_steps",
-            default=0,
-            min=0,
-            max=100000,
-            advanced=True,
-            tooltip="Steps in which the learning rate rises from near 0.",
-        ),
-        io.Float.Input(
-            "ema",
-            default=0.0,
-            min=0.0,
-            max=0.99999,
-            step=0.001,
-            round=0.00001,
-            advanced=True,
-            tooltip="Decay of a moving average over the steps, which becomes the LoRA: 0.99 smooths the last "
-            "hundred. 0 for none.",
-        ),
-        io.Float.Input(
-            "min_snr",
-            default=0.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            advanced=True,
-            tooltip="Gamma of Min-SNR weighting of the target and prior terms, commonly 5. 0 for none.",
-        ),
-        io.Combo.Input(
-            "optimizer",
-            options=list(get_args(Optimizer)),
-            default="adamw",
-            advanced=True,
-            tooltip="adamw8bit needs the package bitsandbytes and saves little for a LoRA.",
-        ),
-        io.Combo.Input(
-            "precision",
-            options=list(get_args(Precision)),
-            default="automatic",
-            advanced=True,
-            tooltip="What the model computes in. automatic: as when drawing, but never float16: bfloat16 "
-            "where the device has it, else float32. The LoRA itself is always float32.",
-        ),
-    ]
-
-
-class DomainGalleryOptions(io.ComfyNode):
-    """Gather the settings that most trainings leave alone."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        def weight(name: str, default: float, tooltip: str) -> io.Input:
-            return io.Float.Input(
-                f"{name}_weight", default=default, min=0.0, max=1000.0, step=0.1, tooltip=tooltip
-            )
-
-        return io.Schema(
-            node_id="DomainGalleryOptions",
-            display_name="Training Options",
-            category=CATEGORY,
-            description="Settings of both training stages, with the paper's as defaults. A loss term with "
-            "weight 0 is not computed, which saves its time.",
-            search_aliases=["rank", "alpha", "loss weights", "lora settings", "offset noise"],
-            inputs=[
-                io.Int.Input(
-                    "rank",
-                    default=4,
-                    min=1,
-                    max=1024,
-                    tooltip="Rank of the LoRA. Higher can learn more and forget more.",
-                ),
-                io.Float.Input(
-                    "alpha",
-                    default=4.0,
-                    min=0.01,
-                    max=1024.0,
-                    step=0.5,
-                    tooltip="Scale of the LoRA, divided by the rank. Equal to the rank is the plain choice.",
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=4,
-                    min=1,
-                    max=64,
-                    tooltip="Images of each kind in a step. The similarity term needs at least 3.",
-                ),
-                weight(
-                    "prior", 1.0, "Weight of keeping the source images as they are (Eq. 1 on source images)."
-                ),
-                weight("disentanglement", 10.0, "Weight of leaving the category itself untouched (Eq. 3)."),
-                weight("erasure", 10.0, "Weight of erasing what the identifier meant (Eq. 2); stage 1 only."),
-                weight(
-                    "similarity",
-                    1.0,
-                    "Weight of keeping images as different from each other as they were (Eq. 4); "
-                    "stage 2 only. By far the slowest term.",
-                ),
-                io.Int.Input(
-                    "denoise_steps",
-                    default=5,
-                    min=1,
-                    max=50,
-                    tooltip="Steps of the recurrent denoising inside the similarity term.",
-                ),
-                io.Float.Input(
-                    "offset_noise",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Helps with domains that are much lighter or darker than most images, such as "
-                    "pencil sketches: 0.1.",
-                ),
-                *advanced_inputs(),
-            ],
-            outputs=[Options.Output(display_name="options", tooltip="For both training nodes.")],
-        )
-
-    @classmethod
-    def execute(
-        cls, rank, alpha, batch_size, prior_weight, disentanglement_weight, erasure_weight, similarity_weight,
-        denoise_steps, offset_noise, accumulation, schedule, warmup_steps, ema, min_snr, optimizer, precision,
-    ) -> io.NodeOutput:  # fmt: skip
-        weights = LossWeights(
-            prior=prior_weight,
-            disentanglement=disentanglement_weight,
-            erasure=erasure_weight,
-            similarity=similarity_weight,
-        )
-        return io.NodeOutput(
-            TrainingOptions(
-                rank=rank,
-                alpha=alpha,
-                batch_size=batch_size,
-                weights=weights,
-                denoise_steps=denoise_steps,
-                offset_noise=offset_noise,
-                accumulation=accumulation,
-                schedule=schedule,
-                warmup_steps=warmup_steps,
-                ema=ema,
-                min_snr=min_snr,
-                optimizer=optimizer,
-                precision=precision,
-            )
-        )

@@ -10,7 +10,7 @@ from ..config import TrainingPlan
 from ..denoiser import Condition, Conditions, Denoiser, Switch
 from ..guidance import guide
 from ..similarity import clean_features, recurrent_denoise, similarity_consistency
-from .evaluation import Part, denoise_parts, needed, predict, reconstruct
+from .evaluation import Part, denoise_parts, keeps_source, needed, predict, reconstruct
 from .noising import NoisedBatch, NoisedImages
 
 
@@ -20,7 +20,7 @@ def losses(
     """Return the unweighted terms "target", "prior", "disentanglement" and "similarity" (Eq. 1, 1, 3, 4).
 
     Those without a weight are left out. One evaluation with gradient serves the target images, the source
-    images and the first step of both recurrences.
+    images and the first step of both recurrences; the similarity term alone needs no gradient of "a [N]".
     """
     terms, _ = losses_beside(denoiser, adapter, noised, conditions, plan, {})
     return terms
@@ -39,8 +39,11 @@ def losses_beside(
     images = {"target": target}
     parts = [(target, conditions.target)]
     if plan.needs_source():
-        images["source"] = source = needed(noised.source, "source images")
-        parts.append((source, needed(conditions.source, "the source prompt")))
+        source = needed(noised.source, "source images")
+        source_part = (source, needed(conditions.source, "the source prompt"))
+        if keeps_source(plan):
+            images["source"] = source
+            parts.append(source_part)
         if plan.uses("similarity"):
             images["source to target"] = source
             parts.append((source, conditions.target))
@@ -50,6 +53,9 @@ def losses_beside(
     found = denoise_parts(denoiser, [*parts, *others.values()])
     x0 = dict(zip([*images, *others], found, strict=True))
     beside = {name: x0[name] for name in others}
+    if plan.needs_source() and "source" not in x0:
+        with torch.no_grad():
+            (x0["source"],) = denoise_parts(denoiser, [source_part])
 
     terms = {"target": reconstruct(denoiser, target, x0["target"])}
     if not plan.needs_source():
@@ -59,7 +65,7 @@ def losses_beside(
         terms["prior"] = objectives.reconstruction(source_prediction, source.wanted)
     if plan.uses("disentanglement"):
         with torch.no_grad(), adapter.off():
-            (base,) = denoise_parts(denoiser, parts[1:2])
+            (base,) = denoise_parts(denoiser, [source_part])
         terms["disentanglement"] = objectives.disentanglement(
             source_prediction, predict(denoiser, source, base)
         )
@@ -67,7 +73,7 @@ def losses_beside(
         moving, fixed = denoised_pair(denoiser, source, noised.timestep, conditions, plan, x0)
         features = clean_features(denoiser, moving, conditions.target)
         with torch.no_grad():
-            reference = clean_features(denoiser, fixed, parts[1][1])
+            reference = clean_features(denoiser, fixed, source_part[1])
         terms["similarity"] = similarity_consistency(features, reference, scale=plan.similarity_scale)
     return terms, beside
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import objectives
+from ..config import TrainingPlan
 from ..denoiser import Condition, Denoiser
 from ..errors import InputError
 from .noising import NoisedImages
@@ -22,6 +23,11 @@ def denoise_parts(denoiser: Denoiser, parts: list[Part]) -> list[Tensor]:
     sigma = torch.cat([images.sigma for images, _ in parts])
     condition = Condition.cat([condition.expand(len(images)) for images, condition in parts])
     return list(denoiser(x, sigma, condition).split([len(images) for images, _ in parts]))
+
+
+def keeps_source(plan: TrainingPlan) -> bool:
+    """Tell whether the prediction of "a [N]" is trained itself, and not only compared with."""
+    return plan.uses("prior") or plan.uses("disentanglement")
 
 
 def predict(denoiser: Denoiser, images: NoisedImages, x0: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from toys import CHANNELS, SIZE, WIDTH, Network, network, random
 
+from domaingallery_core.adapter_kinds import TITLES, describe
 from domaingallery_core.adapters import Adapter, ordinary_weights
 from domaingallery_core.config import AdapterConfig
 from domaingallery_core.errors import AdapterError
 from domaingallery_core.generators import generator
 
 LAYERS = 8  # two attentions of four
+KINDS = ("lora", "dora", "loha", "lokr")
 
 
 def inputs():
@@ -43,13 +45,18 @@ def snapshot(module):
     )
 
 
-def test_a_fresh_adapter_changes_nothing():
+@pytest.mark.parametrize(("kind", "parts"), [("lora", 2), ("dora", 3), ("loha", 4), ("lokr", 2)])
+def test_a_fresh_adapter_changes_nothing(kind, parts):
     model = network()
     before = model(*inputs())
 
-    with inject(model) as adapter:
-        assert torch.equal(model(*inputs()), before)
-        assert len(adapter.parameters()) == 2 * LAYERS
+    with inject(model, AdapterConfig(kind=kind)) as adapter:
+        assert len(adapter.parameters()) == parts * LAYERS
+        assert all(p.requires_grad and p.dtype == torch.float32 for p in adapter.parameters())
+        if kind == "dora":  # a norm is divided by itself
+            torch.testing.assert_close(model(*inputs()), before)
+        else:
+            assert torch.equal(model(*inputs()), before)
 
 
 def test_a_and_b_start_as_in_the_reference():
@@ -76,10 +83,72 @@ def test_the_adapter_equals_merged_weights(rank, alpha):
     torch.testing.assert_close(found, merged(*inputs()), rtol=1e-4, atol=1e-5)
 
 
-def test_off_is_the_base_bit_for_bit_and_may_be_nested():
+def expected_delta(kind, parts, scale, weight):
+    """Write out what each kind adds to a weight."""
+    if kind == "lora":
+        return scale * parts["lora_B.weight"] @ parts["lora_A.weight"]
+    if kind == "loha":
+        one, two = parts["hada_w1_a"] @ parts["hada_w1_b"], parts["hada_w2_a"] @ parts["hada_w2_b"]
+        return scale * one * two
+    if kind == "lokr":
+        full = "lokr_w2" in parts
+        second = parts["lokr_w2"] if full else parts["lokr_w2_a"] @ parts["lokr_w2_b"]
+        return (1 if full else scale) * torch.kron(parts["lokr_w1"], second)
+    merged = weight + scale * parts["lora_B.weight"] @ parts["lora_A.weight"]
+    return parts["magnitude"][:, None] * merged / merged.norm(dim=1, keepdim=True) - weight
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_equals_merged_weights(kind, rank):
+    model = network()
+    with filled(inject(model, AdapterConfig(rank=rank, alpha=2.0, kind=kind))) as adapter:
+        found, state = model(*inputs()), adapter.state_dict()
+
+    merged = network()
+    for name in {key.removesuffix(".alpha") for key in state if key.endswith(".alpha")}:
+        parts = {
+            key.removeprefix(f"{name}."): tensor for key, tensor in state.items() if key.startswith(name)
+        }
+        weight = merged.get_submodule(name).weight
+        weight += expected_delta(kind, parts, 2.0 / rank, weight)
+    torch.testing.assert_close(found, merged(*inputs()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_exported_and_imported_is_the_same_adapter(kind):
+    model = network()
+    with filled(inject(model, AdapterConfig(rank=1, alpha=3.0, kind=kind))) as adapter:
+        state = adapter.state_dict()
+
+        again = adapter.imported(adapter.exported(state))
+
+        assert again.keys() == state.keys()
+        assert all(torch.allclose(again[name], tensor, rtol=1e-5) for name, tensor in state.items())
+        assert describe(adapter.exported(state)) == (kind, 1, 3.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_acts_in_training_and_repeats_with_the_seed(kind):
+    model = network()
+
+    def outputs():
+        torch.manual_seed(3)
+        return [model(*inputs()) for _ in range(2)]
+
+    with torch.random.fork_rng(), filled(inject(model, AdapterConfig(kind=kind, dropout=0.5))) as adapter:
+        first, second = outputs()
+
+        assert not torch.equal(first, second)
+        assert all(torch.equal(a, b) for a, b in zip((first, second), outputs(), strict=True))
+        assert all(bool(torch.isfinite(p).all()) for p in adapter.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_off_is_the_base_bit_for_bit_and_may_be_nested(kind):
     model = network()
     base = model(*inputs())
-    with filled(inject(model)) as adapter:
+    with filled(inject(model, AdapterConfig(kind=kind))) as adapter:
         on = model(*inputs())
         with adapter.off():
             with adapter.off():
@@ -101,15 +170,16 @@ def test_off_ends_with_an_exception():
         assert torch.equal(model(*inputs()), on)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("failure", [None, RuntimeError, KeyboardInterrupt])
-def test_removal_puts_the_very_same_objects_back(failure):
+def test_removal_puts_the_very_same_objects_back(failure, kind):
     model = network()
     model.attn1.to_q.weight.requires_grad_(True)
     model.proj_in.train()
     before, output = snapshot(model), model(*inputs())
 
     def use():
-        with filled(inject(model)):
+        with filled(inject(model, AdapterConfig(kind=kind))):
             if failure:
                 raise failure
 
@@ -143,12 +213,13 @@ def test_a_failure_during_injection_leaves_the_model_as_it_was(monkeypatch):
     assert snapshot(model) == before
 
 
-def test_the_global_generator_is_left_alone_and_the_seed_decides():
-    state = torch.get_rng_state()
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_global_generator_is_left_alone_and_the_seed_decides(kind):
+    state, config = torch.get_rng_state(), AdapterConfig(kind=kind)
     with (
-        inject(network(), seed=3) as first,
-        inject(network(), seed=3) as second,
-        inject(network(), seed=4) as third,
+        inject(network(), config, seed=3) as first,
+        inject(network(), config, seed=3) as second,
+        inject(network(), config, seed=4) as third,
     ):
         a, b, c = (adapter.state_dict() for adapter in (first, second, third))
 
@@ -171,8 +242,10 @@ def test_the_state_has_the_keys_of_a_lora_and_is_a_copy():
         assert float(state["attn2.to_out.0.alpha"]) == 4
 
 
-def test_state_and_load_are_a_round_trip():
-    with filled(inject(network())) as first, inject(network()) as second:
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_and_load_are_a_round_trip(kind):
+    config = AdapterConfig(kind=kind)
+    with filled(inject(network(), config)) as first, inject(network(), config) as second:
         second.load(first.state_dict())
 
         assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())
@@ -198,6 +271,32 @@ def test_a_lora_of_another_model_is_refused_by_name_and_changes_nothing(change, 
             adapter.load(state)
 
         assert all(torch.equal(v, adapter.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_of_another_model_is_refused_and_changes_nothing(kind):
+    """Layers of another width, and of other names, come out of `imported` to be named by `load`."""
+    config = AdapterConfig(kind=kind, rank=2)
+    wide, named = network(), network()
+    wide.attn2.to_k = nn.Linear(2 * WIDTH, WIDTH, bias=False)
+    named.attn3 = named.attn2
+    del named.attn2
+    for other in (wide, named):
+        with inject(other, AdapterConfig(kind=kind, rank=2, targets=r"attn\d\..*")) as adapter:
+            foreign = adapter.exported(adapter.state_dict())
+        with filled(inject(network(), config)) as adapter:
+            before = adapter.state_dict()
+
+            with pytest.raises(AdapterError, match=f"Expected a {TITLES[kind]} for 8 layers"):
+                adapter.load(adapter.imported(foreign))
+
+            assert all(torch.equal(v, adapter.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rank_larger_than_a_layer_is_refused(kind):
+    with pytest.raises(AdapterError, match=r"rank of at most 8 for the layer 'attn1.to_q', got 9"):
+        inject(network(), AdapterConfig(rank=9, kind=kind))
 
 
 @pytest.mark.parametrize(
@@ -231,14 +330,17 @@ def test_targets_may_be_other_layers(targets):
         assert len(adapter.parameters()) == 2 * (LAYERS + 2 if targets == "linear" else 2)
 
 
-def test_half_precision_bases_keep_a_float32_adapter():
-    model = network().to(torch.bfloat16)
-    x, level, context = (tensor.bfloat16() for tensor in inputs())
-    with filled(inject(model)) as adapter:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_bases_keep_a_float32_adapter(kind, dtype):
+    model = network().to(dtype)
+    x, level, context = (tensor.to(dtype) for tensor in inputs())
+    with filled(inject(model, AdapterConfig(kind=kind))) as adapter:
         out = model(x, level, context)
         out.float().square().sum().backward()
 
-        assert out.dtype == torch.bfloat16
+        assert out.dtype == dtype
+        assert all(bool(torch.isfinite(p.grad).all()) for p in adapter.parameters())
         assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in adapter.parameters())
 
 

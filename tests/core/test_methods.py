@@ -113,37 +113,65 @@ def test_the_total_weighs_every_term_but_the_target():
     assert float(total(terms, weights)) == 15
 
 
-@pytest.mark.parametrize(
-    ("method", "rows"),
-    [
-        # one evaluation with gradient and one of the base
-        ("erasure", [8, 4]),
-        # target, source and source to target; base; four more steps with and four without gradient
-        ("domaingallery", [12, 4] + 8 * [4]),
-        ("dreambooth", [8]),
-    ],
-)
-def test_no_row_is_evaluated_twice(denoiser, adapter, method, rows):
-    denoiser.rows.clear()
+G, N = True, False  # with gradient or without
 
-    METHODS[method](denoiser, adapter, noised(denoiser), conditions(), plan(method))
+#: method, weights, rows of each evaluation with and without gradient, evaluations of features
+COSTS = [
+    ("erasure", {}, [(8, G), (4, N)], 0),
+    ("erasure", {"disentanglement": 0}, [(8, G)], 0),
+    ("erasure", {"erasure": 0}, [(4, G), (4, N)], 0),
+    ("erasure", {"erasure": 0, "prior": 0}, [(4, G), (4, N)], 0),
+    ("erasure", {"erasure": 0, "disentanglement": 0}, [(4, G)], 0),
+    ("erasure", {"prior": 0, "disentanglement": 0}, [(4, G), (4, N)], 0),
+    ("domaingallery", {}, [(12, G), (4, N), *4 * [(4, G)], *4 * [(4, N)]], 2),
+    ("domaingallery", {"disentanglement": 0}, [(12, G), *4 * [(4, G)], *4 * [(4, N)]], 2),
+    ("domaingallery", {"prior": 0}, [(12, G), (4, N), *4 * [(4, G)], *4 * [(4, N)]], 2),
+    (
+        "domaingallery",
+        {"prior": 0, "disentanglement": 0},
+        [(8, G), (4, N), *4 * [(4, G)], *4 * [(4, N)]],
+        2,
+    ),
+    ("domaingallery", {"similarity": 0}, [(8, G), (4, N)], 0),
+    ("domaingallery", {"similarity": 0, "disentanglement": 0}, [(8, G)], 0),
+    ("domaingallery", {"similarity": 0, "prior": 0}, [(8, G), (4, N)], 0),
+    ("domaingallery", {"similarity": 0, "disentanglement": 0, "prior": 0}, [(4, G)], 0),
+    ("dreambooth", {}, [(8, G)], 0),
+    ("dreambooth", {"prior": 0}, [(4, G)], 0),
+]
 
-    assert denoiser.rows == rows
+
+@pytest.mark.parametrize(("method", "weights", "evaluations", "features"), COSTS)
+def test_a_weight_of_zero_costs_nothing(denoiser, adapter, method, weights, evaluations, features):
+    """What a step evaluates, and in which gradient mode, is what the terms with a weight need."""
+    settings = plan(method, weights=LossWeights(**weights))
+
+    found = METHODS[method](denoiser, adapter, noised(denoiser), conditions(), settings)
+
+    assert sorted(zip(denoiser.rows, denoiser.with_gradient, strict=True)) == sorted(evaluations)
+    assert denoiser.of_features == features
+    assert not {name for name, weight in weights.items() if weight == 0} & found.keys()
 
 
-def test_a_weight_of_zero_costs_nothing(denoiser, adapter):
-    for weights, rows in (
-        (LossWeights(similarity=0), [8, 4]),
-        (LossWeights(similarity=0, disentanglement=0), [8]),
-        (LossWeights(similarity=0, disentanglement=0, prior=0), [4]),
-    ):
-        denoiser.rows.clear()
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize(("method", "alone"), [("erasure", "erasure"), ("domaingallery", "similarity")])
+def test_a_term_alone_is_what_it_is_among_others(denoiser, adapter, method, alone, guidance):
+    """Its value and gradient do not depend on how evaluations are shared with other terms."""
+    batch, prompts = noised(denoiser), conditions()
+    off = dict.fromkeys(("prior", "disentanglement"), 0.0)
 
-        METHODS["domaingallery"](
-            denoiser, adapter, noised(denoiser), conditions(), plan("domaingallery", weights=weights)
-        )
+    found, among = (
+        METHODS[method](
+            denoiser, adapter, batch, prompts,
+            plan(method, weights=LossWeights(**weights), denoise_guidance=guidance),
+        )[alone]
+        for weights in (off, {})
+    )  # fmt: skip
 
-        assert denoiser.rows == rows
+    torch.testing.assert_close(found, among, rtol=1e-4, atol=1e-9)
+    one, other = (torch.autograd.grad(loss, adapter.parameters()) for loss in (found, among))
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-7)
 
 
 def test_target_alone_is_dreambooth_without_prior(denoiser, adapter):

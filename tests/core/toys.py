@@ -56,9 +56,12 @@ class ToyDenoiser:
         self.network = network
         self.process = Process.scaled_linear(kind)  # type: ignore[arg-type]
         self.rows: list[int] = []
+        self.with_gradient: list[bool] = []
+        self.of_features = 0
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         self.rows.append(x.shape[0])
+        self.with_gradient.append(torch.is_grad_enabled())
         s = broadcast(sigma, x)
         out = self.network(x / (1 + s**2).sqrt(), sigma.log() / 4, condition.tensors["context"])
         if self.process.kind == "v":
@@ -66,6 +69,7 @@ class ToyDenoiser:
         return x - out * s
 
     def features(self, x: Tensor, sigma: Tensor, condition: Condition) -> list[Tensor]:
+        self.of_features += 1
         s = broadcast(sigma, x)
         found = self.network.down(x / (1 + s**2).sqrt(), sigma.log() / 4, condition.tensors["context"])
         return [f.mT.reshape(f.shape[0], WIDTH, SIZE, SIZE) for f in found]

@@ -128,6 +128,10 @@ BAD = [
     ("source", {"count": 2}, "execution", "at least 3 source images of each category"),
     ("options", {"batch_size": 2}, "execution", "batch size of at least 3"),
     ("options", {"rank": 1000}, "execution", "rank of at most"),
+    ("options", {"targets": "attn("}, "execution", "a regular expression, got 'attn('"),
+    ("options", {"targets": "attn"}, "execution", "to select linear layers of UNetModel, got none"),
+    ("options", {"adapter": "boft"}, "validation", "not in list"),
+    ("train", {"options": ["other", 0]}, "execution", "Expected a LoHa to go on with, got a LoRA"),
     ("erase", {"steps": 0}, "validation", "smaller than min"),
     ("erase", {"learning_rate": -1.0}, "validation", "smaller than min"),
     ("erase", {"learning_rate": 0.0}, "execution", "learning_rate to be a finite number, more than 0"),
@@ -148,6 +152,8 @@ def test_bad_input_is_an_error_on_its_node(host, name, inputs, stage, message):
     prompt = graph()
     prompt["wide"] = copy.deepcopy(prompt["options"])
     prompt["wide"]["inputs"] |= {"rank": 4, "alpha": 4.0}
+    prompt["other"] = copy.deepcopy(prompt["options"])
+    prompt["other"]["inputs"] |= {"adapter": "loha"}
     if name == "draw":  # the host runs the outputs that are not affected
         del prompt["save"]
     prompt[name]["inputs"] = {

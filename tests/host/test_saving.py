@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.host.tiny import host_module, same, tiny_model
+from gallery import PACK
+from tests.host.tiny import conditioning, host_module, same, tiny_latents, tiny_model
 
 
 @pytest.fixture
@@ -15,22 +16,35 @@ def model(comfy):
     return tiny_model()
 
 
-@pytest.fixture
-def lora(nodes, model):
+def trained(nodes, model, see=None, **config):
+    """Return a LORA_MODEL with random weights, as training makes it, after a look at the model with it on."""
     adapters, host, sockets = (
         nodes("domaingallery_core.adapters"),
         nodes("nodes.host"),
         nodes("nodes.sockets"),
     )
-    config = nodes("domaingallery_core.config").AdapterConfig()
     generator = torch.Generator().manual_seed(0)
-    with adapters.Adapter.inject(model.model.diffusion_model, config, generator) as adapter:
-        state = adapter.state_dict()
-    for name in state:
-        if name.endswith("lora_B.weight"):
-            state[name].normal_(generator=generator)
+    with (
+        host.training(model),
+        adapters.Adapter.inject(
+            model.model.diffusion_model,
+            nodes("domaingallery_core.config").AdapterConfig(**config),
+            generator,
+        ) as adapter,
+    ):
+        with torch.no_grad():
+            for weight in adapter.parameters():
+                weight += 0.2 * torch.randn(weight.shape, generator=generator)
+        if see is not None:
+            see()
+        state = adapter.exported(adapter.state_dict())
     tensors = nodes("domaingallery_core.lora_files").core_to_comfyui(state)
     return sockets.TrainedLora(tensors, metadata={"who": "test"}, kohya_names=host.kohya_names(model))
+
+
+@pytest.fixture
+def lora(nodes, model):
+    return trained(nodes, model)
 
 
 def save(nodes, lora, name="sketch", key_format="comfyui"):
@@ -53,6 +67,37 @@ def test_every_key_of_a_file_loads_in_the_host(nodes, model, lora, output, key_f
         weights = [patcher.patch_weight_to_device(key, return_weight=True) for patcher in (loaded, direct)]
         assert torch.equal(*weights)
         assert not torch.equal(weights[0], model.model.state_dict()[key])
+
+
+def x0_of(nodes, model):
+    """Return x0 for random latents, as training sees the MODEL."""
+    host = nodes("nodes.host")
+    with host.training(model), torch.no_grad():
+        denoiser, x = host.HostDenoiser(model), tiny_latents(2).clone()
+        [condition] = denoiser.conditions([conditioning(0)], x)
+        return denoiser(x, torch.tensor([0.4, 0.7]), condition)
+
+
+@pytest.mark.parametrize("key_format", ["comfyui", "kohya"])
+@pytest.mark.parametrize("targets", ["attention", "linear"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr"])
+def test_a_loaded_file_does_what_the_adapter_did(nodes, model, output, caplog, kind, targets, key_format):
+    """Of every kind, the stock loader matches every key, and the MODEL predicts what it did in training."""
+    seen = []
+    lora = trained(
+        nodes, model, lambda: seen.append(x0_of(nodes, model)), rank=2, alpha=3.0, kind=kind, targets=targets
+    )
+    plain = x0_of(nodes, model)
+    path = save(nodes, lora, key_format=key_format)[0]
+
+    with torch.inference_mode():
+        state = host_module("comfy.utils").load_torch_file(path)
+        loaded, _ = host_module("comfy.sd").load_lora_for_models(model, None, state, 1.0, 0)
+
+    assert "lora key not loaded" not in caplog.text
+    assert len(loaded.patches) == len([name for name in state if name.endswith(".alpha")])
+    assert not torch.allclose(plain, seen[0], atol=1e-2)
+    torch.testing.assert_close(x0_of(nodes, loaded), seen[0], rtol=1e-4, atol=1e-4)
 
 
 def test_kohya_names_of_a_small_unet_are_those_of_diffusers(nodes, model):
@@ -125,3 +170,75 @@ def test_weights_that_are_not_finite_are_not_saved(nodes, lora, output):
         save(nodes, lora)
 
     assert not list(output.rglob("*.*"))
+
+
+@pytest.fixture(scope="module")
+def demo_loras(comfy, nodes, tmp_path_factory):
+    """Return the demo model and files of the three LoRAs that the demo makes, trained for one step."""
+    folder = tmp_path_factory.mktemp("demo")
+    sockets, training = nodes("nodes.sockets"), nodes("nodes.training")
+    weights = nodes("domaingallery_core.config").LossWeights
+    with torch.inference_mode():
+        model, clip, _ = nodes("nodes.sketchbook").load_sketchbook()
+        words, subject_words = (
+            nodes("nodes.prompts").DomainGalleryPrompts.execute(clip, identifier, "face")[0]
+            for identifier in ("sks", "olis")
+        )
+        noise = torch.randn(8, 24, 16, 16, generator=torch.Generator().manual_seed(0))
+        dataset = sockets.LatentDataset(source=noise[:5], target=noise[5:])
+        options = sockets.TrainingOptions(batch_size=3, denoise_steps=1)
+        plain = sockets.TrainingOptions(batch_size=1, weights=weights(disentanglement=0.0, similarity=0.0))
+        numbers = {"steps": 1, "learning_rate": 1e-2, "seed": 0}
+        erased = training.DomainGalleryErase.execute(model, words, dataset, **numbers, options=options)[0]
+        domain = training.DomainGalleryTrain.execute(
+            model, words, dataset, **numbers, erased=erased, options=options
+        )[0]
+        subject = training.DomainGalleryTrain.execute(
+            model, subject_words, dataset, **numbers, options=plain
+        )[0]
+    files = {}
+    for name, lora in (("erased", erased), ("domain", domain), ("subject", subject)):
+        state = nodes("domaingallery_core.lora_files").comfyui_to_core(lora)
+        for key_format in ("comfyui", "kohya"):
+            files[name, key_format] = nodes("domaingallery_core.lora_files").save_lora(
+                folder / f"{name}_{key_format}.safetensors",
+                state,
+                lora.metadata,
+                key_format=key_format,
+                key_map=lora.kohya_names,
+            )
+    shipped = PACK / "domaingallery_core/sketchbook/loras/sketchbook_cyanotype.safetensors"
+    return model, {**files, ("shipped", "comfyui"): shipped}
+
+
+@pytest.mark.parametrize(
+    ("name", "key_format"),
+    [
+        *((name, f) for name in ("erased", "domain", "subject") for f in ("comfyui", "kohya")),
+        ("shipped", "comfyui"),
+    ],
+)
+def test_the_demo_loras_load_in_the_stock_node_by_every_key(
+    demo_loras, monkeypatch, caplog, name, key_format
+):
+    """As many weights are patched as layers were trained, and what is patched differs."""
+    model, files = demo_loras
+    file = str(files[name, key_format])
+    monkeypatch.setattr(host_module("folder_paths"), "get_full_path_or_raise", lambda *_: file)
+    state = host_module("comfy.utils").load_torch_file(file)
+
+    with torch.inference_mode():
+        [loaded] = host_module("nodes").LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)
+
+    assert "lora key not loaded" not in caplog.text
+    modules = [key.removesuffix(".alpha") for key in state if key.endswith(".alpha")]
+    attention = [
+        key
+        for key in model.model.state_dict()
+        if ".attn" in key and key.endswith("weight") and ".norm" not in key
+    ]
+    assert len(loaded.patches) == len(modules) == len(attention)
+    key = next(iter(loaded.patches))
+    assert not torch.equal(
+        loaded.patch_weight_to_device(key, return_weight=True), model.model.state_dict()[key]
+    )

@@ -33,7 +33,8 @@ INPUTS = {
     ],
     "DomainGalleryOptions": [
         "rank", "alpha", "batch_size", "prior_weight", "disentanglement_weight", "erasure_weight",
-        "similarity_weight", "denoise_steps", "offset_noise", "accumulation", "schedule", "warmup_steps",
+        "similarity_weight", "denoise_steps", "offset_noise", "adapter", "targets", "dropout",
+        "similarity_scale", "denoise_guidance", "accumulation", "schedule", "warmup_steps",
         "ema", "min_snr", "optimizer", "precision",
     ],
     "DomainGalleryRunOptions": [
@@ -136,7 +137,7 @@ def test_defaults_are_the_papers(schemas):
 
 
 def test_the_default_options_are_those_without_an_options_node(pack, nodes, schemas):
-    node = nodes("nodes.training").DomainGalleryOptions
+    node = nodes("nodes.training_options").DomainGalleryOptions
     defaults = {part.id: part.default for part in node.GET_SCHEMA().inputs}
 
     assert node.execute(**defaults)[0] == nodes("nodes.sockets").TrainingOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -244,3 +245,31 @@ def test_other_families_train(comfy, nodes, kind, pooled):
         result = training.run(model, tiny_prompts(nodes, pooled=pooled), dataset, plan, None)
 
     assert all(torch.isfinite(tensor).all() for tensor in result[0].values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("adapter", ["lora", "dora", "loha", "lokr"])
+def test_half_precision_bases_train_in_both_stages(comfy, nodes, dataset, dtype, adapter):
+    """Losses and weights are finite, the weights float32, the MODEL as it was; the second stage goes on."""
+    model = tiny_model(dtype=dtype)
+    before = weights_of(model)
+    options = nodes("nodes.sockets").TrainingOptions(adapter=adapter, rank=2, alpha=2.0)
+    assert model.model.diffusion_model.input_blocks[0][0].weight.dtype == dtype
+
+    erased = erase(nodes, model, dataset, options=options)
+    trained = train(nodes, model, dataset, erased=erased[0])
+
+    for out in (erased, trained):
+        assert all(t.dtype == torch.float32 and bool(torch.isfinite(t).all()) for t in out[0].values())
+        assert all(math.isfinite(v) for values in out.ui["losses"][0].values() for v in values)
+    assert json.loads(trained[0].metadata["domaingallery.plan"])["adapter_kind"] == adapter
+    assert erased[0].keys() == trained[0].keys() and not same(erased[0], trained[0])
+    assert same(before, weights_of(model))
+
+
+def test_an_erased_lora_of_another_kind_is_refused(nodes, model, dataset):
+    options = [nodes("nodes.sockets").TrainingOptions(adapter=kind) for kind in ("lora", "loha")]
+    erased = erase(nodes, model, dataset, options=options[0])[0]
+
+    with pytest.raises(Exception, match="Expected a LoHa to go on with, got a LoRA"):
+        train(nodes, model, dataset, erased=erased, options=options[1])
