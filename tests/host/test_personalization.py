@@ -189,7 +189,7 @@ def test_an_identifier_of_many_tokens_is_warned_about(nodes, monkeypatch):
             return {"l": [[(token, 1.0) for token in tokens + [2] * (40 - len(tokens))]]}
 
         def encode_from_tokens_scheduled(self, tokens):
-            return [[torch.zeros(1), {}]]
+            return [[torch.tensor([float(token) for token, _ in tokens["l"][0]]), {}]]
 
     prompts = nodes("nodes.prompts")
     said = []

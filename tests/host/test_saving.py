@@ -178,6 +178,7 @@ def demo_loras(comfy, nodes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     sockets, training = nodes("nodes.sockets"), nodes("nodes.training")
     weights = nodes("domaingallery_core.config").LossWeights
+    examples = nodes("domaingallery_core.datasets").Examples
     with torch.inference_mode():
         model, clip, _ = nodes("nodes.sketchbook").load_sketchbook()
         words, subject_words = (
@@ -185,7 +186,7 @@ def demo_loras(comfy, nodes, tmp_path_factory):
             for identifier in ("sks", "olis")
         )
         noise = torch.randn(8, 24, 16, 16, generator=torch.Generator().manual_seed(0))
-        dataset = sockets.LatentDataset(source=noise[:5], target=noise[5:])
+        dataset = sockets.LatentDataset(source=examples(noise[:5]), target=examples(noise[5:]))
         options = sockets.TrainingOptions(batch_size=3, denoise_steps=1)
         plain = sockets.TrainingOptions(batch_size=1, weights=weights(disentanglement=0.0, similarity=0.0))
         numbers = {"steps": 1, "learning_rate": 1e-2, "seed": 0}

@@ -37,7 +37,7 @@ def tiny_model(
     Args:
         kind: a name of the host's ModelType.
         pooled: the width of a pooled text embedding, as SDXL has; 0 for none.
-        dtype: that of the weights; the host computes in float32 where it cannot compute in it.
+        dtype: of the weights, and what the host computes in.
     """
     import comfy.latent_formats
     import comfy.model_base
@@ -68,7 +68,7 @@ def tiny_model(
         unet |= {"num_classes": "sequential", "adm_in_channels": pooled + 2}
     with torch.inference_mode():
         config = Config(unet)
-        config.set_inference_dtype(dtype, None if dtype in (torch.float32, torch.bfloat16) else torch.float32)
+        config.set_inference_dtype(dtype, None)
         base = Pooled if pooled else comfy.model_base.BaseModel
         model = base(config, comfy.model_base.ModelType[kind], device=torch.device("cpu"))
         generator = torch.Generator().manual_seed(seed)
