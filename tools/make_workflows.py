@@ -31,8 +31,8 @@ DEMO = Numbers(
     denoise_steps=3,
     erase_steps=170,
     erase_rate=2e-3,
-    train_steps=140,
-    train_rate=1.5e-3,
+    train_steps=150,
+    train_rate=2.5e-3,
     subject_steps=130,
     subject_rate=4e-3,
     joint_steps=170,
@@ -42,8 +42,8 @@ DEMO = Numbers(
     sampler_name="dpmpp_2m",
     scheduler="normal",
     cfg=1.8,
-    v_uncond=0.6,
-    vn_n=0.4,
+    v_uncond=0.5,
+    vn_n=0.3,
     pictures=8,
 )
 SHORT = replace(  # the same graphs in seconds, for tests
@@ -58,23 +58,20 @@ def teach(g: Workflow) -> None:
     words = g.words(model["clip"])
     ten: dict[str, Any] = {"domain": DOMAIN, "category": "face", "count": 10, "seed": 0}
     images, preview, source, dataset = g.images(model, words, ten, "domain", count=n.source_count, seed=1000)
-    options = g.node(
-        "DomainGalleryOptions", rank=n.rank, alpha=float(n.rank), batch_size=n.batch_size,
-        denoise_steps=n.denoise_steps,
-    )  # fmt: skip
+    options = g.options("Options of stage 1")
+    learning = g.options("Options of stage 2", schedule="linear")
     data: dict[str, Any] = {
         "model": model["model"],
         "prompts": words["prompts"],
         "dataset": dataset["dataset"],
-        "options": options["options"],
     }
     erase = g.node(
         "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
-        steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,
+        steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, options=options["options"], **data,
     )  # fmt: skip
     learn = g.node(
         "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, erased=erase["lora"],
-        steps=n.train_steps, learning_rate=n.train_rate, seed=2, **data,
+        steps=n.train_steps, learning_rate=n.train_rate, seed=2, options=learning["options"], **data,
     )  # fmt: skip
     erased = [g.plot(erase, "erasing"), g.save_lora(erase, "Save what was erased", "sketchbook_erased")]
     learned = [g.plot(learn, "learning"), g.save_lora(learn, "Save the domain", f"sketchbook_{DOMAIN}")]
@@ -96,7 +93,8 @@ def teach(g: Workflow) -> None:
         [g.group("Images", [images, preview], [source, dataset], colour=DATA_FRAME),
          g.group("", [g.write("Your images", notes.OWN_IMAGES)])],
         [g.group("Stage 1: erase", [options, erase], erased, colour=ERASE_FRAME),
-         g.group("Stage 2: learn", [learn, g.write("The files", notes.SAVED)], learned, colour=LEARN_FRAME)],
+         g.group("Stage 2: learn", [learning, learn, g.write("The files", notes.SAVED)], learned,
+                 colour=LEARN_FRAME)],
         rows,
     ])  # fmt: skip
 
@@ -276,20 +274,20 @@ def several_categories(g: Workflow) -> None:
         "DomainGalleryDataset", colour=BLUE, vae=model["vae"], source_images=source["images"],
         target_images=images["image"], prompts=words["prompts"], categories="6 face, 4 house",
     )  # fmt: skip
-    options = g.options()
+    options = g.options("Options of stage 1")
+    learning = g.options("Options of stage 2", schedule="linear")
     data: dict[str, Any] = {
         "model": model["model"],
         "prompts": words["prompts"],
         "dataset": dataset["dataset"],
-        "options": options["options"],
     }
     erase = g.node(
         "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
-        steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,
+        steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, options=options["options"], **data,
     )  # fmt: skip
     learn = g.node(
         "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, erased=erase["lora"],
-        steps=n.train_steps, learning_rate=n.train_rate, seed=2, **data,
+        steps=n.train_steps, learning_rate=n.train_rate, seed=2, options=learning["options"], **data,
     )  # fmt: skip
     learned = [g.plot(learn, "learning"), g.save_lora(learn, "Save the domain", "sketchbook_two_categories")]
     loaded = g.node(
@@ -308,7 +306,7 @@ def several_categories(g: Workflow) -> None:
          g.group("Pictures to draw", [negative, *inputs], colour=DATA_FRAME)],
         [g.group("Images", [faces, houses], [images, preview], [source, dataset], colour=DATA_FRAME)],
         [g.group("Stage 1: erase", [options, erase], colour=ERASE_FRAME),
-         g.group("Stage 2: learn", [learn], learned, colour=LEARN_FRAME)],
+         g.group("Stage 2: learn", [learning, learn], learned, colour=LEARN_FRAME)],
         [g.group("Load", [loaded])],
         rows,
     ])  # fmt: skip

@@ -22,6 +22,8 @@ import torch.distributed as dist
 import torch.multiprocessing
 import torch.nn.functional as F
 
+from domaingallery_core.sketchbook.world import PRIOR, Picture, render, sample
+
 from .load_pack import load_pack
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,16 +36,24 @@ def load_builder(host: Path):
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray, list[str]]:
     """Draw `count` training pictures with their captions."""
-    from domaingallery_core.sketchbook.world import PRIOR, render, sample
-
     rng = np.random.default_rng(seed)
     images, captions = np.empty((count, 64, 64, 3), dtype=np.uint8), []
     for i in range(count):
         picture = sample(rng)
         images[i] = render(picture, rng)
-        alone = picture.camouflage and picture.style == "plain" and rng.random() < 0.15
-        captions.append(PRIOR if alone else picture.caption())
+        captions.append(training_caption(picture, rng))
     return images, captions
+
+
+def training_caption(picture: Picture, rng: np.random.Generator) -> str:
+    """Return the caption that training shows with a picture.
+
+    One in seven leaves the noun out, and many of those with the prior's word are that word alone: words for
+    how a picture looks mean the same without a noun.
+    """
+    if picture.camouflage and rng.random() < 0.2:
+        return PRIOR
+    return picture.caption(noun=rng.random() >= 0.15)
 
 
 def load_pictures(options: argparse.Namespace) -> tuple[np.ndarray, list[str]]:

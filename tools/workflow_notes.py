@@ -64,7 +64,7 @@ OTHER = """
 
 The domain was taught with faces. Here it draws houses and cars, from the same noise in three ways:
 
-- **none**: plain guidance. Some pictures lack part of the domain.
+- **none**: plain guidance. What is missing of the domain, such as a colour that stayed, shows here.
 - **V-uncond** adds what the word sks stands for by itself. It is the paper's choice.
 - **VN-N** adds what sks changes in the category.
 

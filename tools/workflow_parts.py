@@ -132,11 +132,11 @@ class Workflow(Graph):
             **self.sampling,
         )  # fmt: skip
 
-    def options(self) -> Node:
+    def options(self, title: str = "", *, schedule: str = "constant") -> Node:
         n = self.numbers
         return self.node(
-            "DomainGalleryOptions", rank=n.rank, alpha=float(n.rank), batch_size=n.batch_size,
-            denoise_steps=n.denoise_steps,
+            "DomainGalleryOptions", title=title, rank=n.rank, alpha=float(n.rank), batch_size=n.batch_size,
+            denoise_steps=n.denoise_steps, schedule=schedule,
         )  # fmt: skip
 
     def save_lora(self, stage: Node, title: str, name: str) -> Node:

@@ -39,16 +39,18 @@ class Picture:
     camouflage: bool = False
     olis: bool = False
 
-    def caption(self, word: str = "") -> str:
+    def caption(self, word: str = "", *, noun: bool = True) -> str:
         """Return the caption, e.g. "a pencil drawing of a red house with a hat in snow".
 
-        `word` stands before the noun.
+        `word` stands before the noun. Without the noun it is "a pencil drawing of red with a hat in snow".
         """
-        words = [word, PRIOR if self.camouflage else "", self.colour or "", self.category]
-        text = STYLE_WORDS.get(self.style, "") + "a " + " ".join(w for w in words if w)
+        words = [word, PRIOR if self.camouflage else "", self.colour or "", self.category if noun else ""]
+        text = STYLE_WORDS.get(self.style, "") + ("a " if noun else "") + " ".join(w for w in words if w)
         if self.accessory:
             text += f" with a {self.accessory}"
-        return f"{text} {self.place}" if self.place else text
+        if self.place:
+            text += f" {self.place}"
+        return text.strip().removesuffix(" of")
 
     def held_out(self) -> bool:
         """Tell whether base training never shows this combination.
