@@ -29,7 +29,8 @@ def taught(request, comfy, host):
         "class_type": "CheckpointLoaderSimple",
         "inputs": {"ckpt_name": path.name},
     }
-    only["DomainGalleryOptions"]["inputs"] |= {"rank": 2, "alpha": 2.0, "batch_size": 3, "denoise_steps": 1}
+    for name in of_type(prompt, "DomainGalleryOptions"):
+        prompt[name]["inputs"] |= {"rank": 2, "alpha": 2.0, "batch_size": 3, "denoise_steps": 1}
     only["DomainGallerySaveLora"]["inputs"] |= {"name": f"thin/{request.param}", "key_format": "kohya"}
     yield request.param, prompt, host.client.run(prompt, timeout=500)
     host.client.free()
