@@ -110,9 +110,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     found |= {"weights": float(sum(p.nbytes for p in model.model.diffusion_model.parameters()))}
     training = modules["nodes.training"]
     sockets = modules["nodes.sockets"]
+    examples = modules["domaingallery_core.datasets"].Examples
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2 * arguments.batch, 4, arguments.size, arguments.size, generator=generator)
-    dataset = sockets.LatentDataset(source=latents, target=latents[: arguments.batch] * 0.9)
+    dataset = sockets.LatentDataset(
+        source=examples(latents), target=examples(latents[: arguments.batch] * 0.9)
+    )
     prompts = sockets.DomainPrompts(
         identifier="sks", category="face",
         **{name: [[torch.randn(1, 77, 768, generator=generator), {}]]
@@ -167,7 +170,7 @@ def activations(
         host.training(model) as device,
         saving.gradient_checkpointing(model, checkpointing),
     ):
-        data = modules["nodes.training"].core_dataset(model, dataset, plan, device)
+        data = modules["nodes.training_data"].core_dataset(model, dataset, device)
         denoiser = host.HostDenoiser(model)
         encoded = denoiser.conditions([prompts.target, prompts.source], data.source.latents)
         conditions = modules["domaingallery_core.denoiser"].Conditions(target=encoded[0], source=encoded[1])
