@@ -17,7 +17,8 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.errors import InputError
-from ..domaingallery_core.latent_cache import LatentCache, content_key
+from ..domaingallery_core.fingerprints import fingerprint
+from ..domaingallery_core.latent_cache import LatentCache
 from .host import Progress, check_interrupt, check_text_encoder, duration, node_id
 from .sockets import CATEGORY, DomainPrompts, Prompts
 
@@ -167,16 +168,17 @@ def cache_of(
 
     A MODEL with patches that are code has no such key; nothing of it is kept.
     """
-    key = content_key(
-        {
-            "model": model_identity(model),
-            "prompts": [prompts.source, prompts.empty],
-            "shape": list(latents.shape[1:]),
-            "sampling": sampling,
-        }
-    )
-    folder = Path(folder_paths.get_output_directory(), "domaingallery", "source", key) if key else None
-    return LatentCache(folder)
+    decisive = {
+        "model": model_identity(model),
+        "prompts": [prompts.source, prompts.empty],
+        "shape": list(latents.shape[1:]),
+        "sampling": sampling,
+    }
+    try:
+        key = fingerprint(decisive)[:32]
+    except TypeError:
+        return LatentCache(None)
+    return LatentCache(Path(folder_paths.get_output_directory(), "domaingallery", "source", key))
 
 
 def model_identity(model: ModelPatcher) -> dict[str, object]:
