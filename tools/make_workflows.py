@@ -16,9 +16,19 @@ from typing import Any
 from gallery import PACK
 
 from . import workflow_notes as notes
-from .workflow_graph import BLUE, GREEN, PURPLE, Node
+from .workflow_graph import BLUE, PURPLE, Node
 from .workflow_layout import place
-from .workflow_parts import DATA_FRAME, DOMAIN, DRAW_FRAME, ERASE_FRAME, LEARN_FRAME, Numbers, Workflow
+from .workflow_parts import (
+    DATA_FRAME,
+    DOMAIN,
+    DOMAIN_IMAGES,
+    DRAW_FRAME,
+    ERASE_FRAME,
+    LEARN_FRAME,
+    SUBJECT_IMAGES,
+    Numbers,
+    Workflow,
+)
 
 FOLDER = PACK / "workflows"
 
@@ -53,26 +63,12 @@ SHORT = replace(  # the same graphs in seconds, for tests
 
 
 def teach(g: Workflow) -> None:
-    n = g.numbers
     model = g.load_model()
     words = g.words(model["clip"])
-    ten: dict[str, Any] = {"domain": DOMAIN, "category": "face", "count": 10, "seed": 0}
-    images, preview, source, dataset = g.images(model, words, ten, "domain", count=n.source_count, seed=1000)
-    options = g.options("Options of stage 1")
-    learning = g.options("Options of stage 2", schedule="linear")
-    data: dict[str, Any] = {
-        "model": model["model"],
-        "prompts": words["prompts"],
-        "dataset": dataset["dataset"],
-    }
-    erase = g.node(
-        "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
-        steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, options=options["options"], **data,
-    )  # fmt: skip
-    learn = g.node(
-        "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, erased=erase["lora"],
-        steps=n.train_steps, learning_rate=n.train_rate, seed=2, options=learning["options"], **data,
-    )  # fmt: skip
+    images, preview, source, dataset = g.images(
+        model, words, DOMAIN_IMAGES, "domain", count=g.numbers.source_count, seed=1000
+    )
+    options, learning, erase, learn = g.stages(model, words, dataset)
     erased = [g.plot(erase, "erasing"), g.save_lora(erase, "Save what was erased", "sketchbook_erased")]
     learned = [g.plot(learn, "learning"), g.save_lora(learn, "Save the domain", f"sketchbook_{DOMAIN}")]
     inputs = g.latent_and_seed("fixed")
@@ -160,9 +156,8 @@ def with_subject(g: Workflow) -> None:
     n = g.numbers
     model = g.load_model()
     words = g.words(model["clip"], identifier="olis", title="Words of the subject")
-    five: dict[str, Any] = {"domain": "plain", "category": "olis", "count": 5, "seed": 0}
     images, preview, source, dataset = g.images(
-        model, words, five, "subject", count=n.subject_source_count, seed=2000
+        model, words, SUBJECT_IMAGES, "subject", count=n.subject_source_count, seed=2000
     )
     options = g.node(
         "DomainGalleryOptions", title="Target and prior terms alone", rank=n.rank, alpha=float(n.rank),
@@ -174,10 +169,7 @@ def with_subject(g: Workflow) -> None:
         steps=n.subject_steps, learning_rate=n.subject_rate, seed=3,
     )  # fmt: skip
     saved = g.save_lora(learn, "Save the subject", "sketchbook_olis")
-    subject = g.node(
-        "LoraModelLoader", title="Load LoRA of the subject", colour=GREEN, wide=300,
-        model=model["model"], lora=learn["lora"],
-    )  # fmt: skip
+    subject = g.load_learned(model, learn, "Load LoRA of the subject")
     domain = g.load_domain(subject["model"])
     asked = [
         g.prompt(model["clip"], "a olis face", "Prompt 1"),
@@ -211,11 +203,13 @@ def joint(g: Workflow) -> None:
     model = g.load_model()
     words = g.words(model["clip"], title="Words of the domain")
     subject_words = g.words(model["clip"], identifier="olis", title="Words of the subject")
-    ten: dict[str, Any] = {"domain": DOMAIN, "category": "face", "count": 10, "seed": 0}
-    five: dict[str, Any] = {"domain": "plain", "category": "olis", "count": 5, "seed": 0}
-    images, preview, source, dataset = g.images(model, words, ten, "domain", count=n.source_count, seed=1000)
+    images, preview, source, dataset = g.images(
+        model, words, DOMAIN_IMAGES, "domain", count=n.source_count, seed=1000
+    )
     # Both are faces, so the same source images serve the subject.
-    subject_images, subject_preview, subject_dataset = g.images_beside(model, source, five, "subject")
+    subject_images, subject_preview, subject_dataset = g.images_beside(
+        model, source, SUBJECT_IMAGES, "subject"
+    )
     options = g.options()
     data: dict[str, Any] = {
         "model": model["model"],
@@ -234,10 +228,7 @@ def joint(g: Workflow) -> None:
         steps=n.joint_steps, learning_rate=n.joint_rate, seed=2, **data,
     )  # fmt: skip
     learned = [g.plot(learn, "learning both"), g.save_lora(learn, "Save both", "sketchbook_olis_domain")]
-    loaded = g.node(
-        "LoraModelLoader", title="Load LoRA of both", colour=GREEN, wide=300,
-        model=model["model"], lora=learn["lora"],
-    )  # fmt: skip
+    loaded = g.load_learned(model, learn, "Load LoRA of both")
     negative = g.prompt(model["clip"], "", "Negative prompt")
     inputs = g.latent_and_seed()
     rows = g.drawings(
@@ -258,7 +249,6 @@ def joint(g: Workflow) -> None:
 
 
 def several_categories(g: Workflow) -> None:
-    n = g.numbers
     model = g.load_model()
     words = g.words(model["clip"], category="face, house")
     faces, houses = (
@@ -269,31 +259,14 @@ def several_categories(g: Workflow) -> None:
     both: dict[str, Any] = {"images.image0": faces["images"], "images.image1": houses["images"]}
     images = g.node("BatchImagesNode", title="Batch Images", wide=300, **both)
     preview = g.node("PreviewImage", title="The domain", tall=280, images=images["image"])
-    source = g.source_images(model, words, count=n.source_count, seed=1000)
+    source = g.source_images(model, words, count=g.numbers.source_count, seed=1000)
     dataset = g.node(
         "DomainGalleryDataset", colour=BLUE, vae=model["vae"], source_images=source["images"],
         target_images=images["image"], prompts=words["prompts"], categories="6 face, 4 house",
     )  # fmt: skip
-    options = g.options("Options of stage 1")
-    learning = g.options("Options of stage 2", schedule="linear")
-    data: dict[str, Any] = {
-        "model": model["model"],
-        "prompts": words["prompts"],
-        "dataset": dataset["dataset"],
-    }
-    erase = g.node(
-        "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
-        steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, options=options["options"], **data,
-    )  # fmt: skip
-    learn = g.node(
-        "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, erased=erase["lora"],
-        steps=n.train_steps, learning_rate=n.train_rate, seed=2, options=learning["options"], **data,
-    )  # fmt: skip
+    options, learning, erase, learn = g.stages(model, words, dataset)
     learned = [g.plot(learn, "learning"), g.save_lora(learn, "Save the domain", "sketchbook_two_categories")]
-    loaded = g.node(
-        "LoraModelLoader", title="Load LoRA of the domain", colour=GREEN, wide=300,
-        model=model["model"], lora=learn["lora"],
-    )  # fmt: skip
+    loaded = g.load_learned(model, learn, "Load LoRA of the domain")
     negative = g.prompt(model["clip"], "", "Negative prompt")
     inputs = g.latent_and_seed()
     rows = g.drawings(
