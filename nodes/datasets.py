@@ -103,11 +103,7 @@ class DomainGalleryDataset(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            outputs=[
-                Dataset.Output(
-                    display_name="dataset", tooltip="For Erase Prior Attributes and Train Domain LoRA."
-                )
-            ],
+            outputs=[Dataset.Output(display_name="dataset", tooltip="For the training nodes.")],
         )
 
     @classmethod

@@ -99,7 +99,7 @@ class DomainGalleryRunOptions(io.ComfyNode):
                     "time, the same LoRA. automatic: on for models with more than 100 million weights.",
                 ),
             ],
-            outputs=[Run.Output(display_name="run_options", tooltip="For both training nodes.")],
+            outputs=[Run.Output(display_name="run_options", tooltip="For the training nodes.")],
         )  # fmt: skip
 
     @classmethod

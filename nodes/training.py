@@ -165,7 +165,7 @@ def plan_of(
 
 
 def training_inputs(steps: int, learning_rate: float) -> list[io.Input]:
-    """Return the inputs that the training nodes begin with."""
+    """Return the inputs that all training nodes begin with."""
     return [
         io.Model.Input("model", tooltip="The model to learn on. It is left exactly as it was."),
         Prompts.Input("prompts", tooltip="From Domain Prompts."),
@@ -195,8 +195,8 @@ def erased_input(words: str) -> io.Input:
     return io.LoraModel.Input(
         "erased",
         optional=True,
-        tooltip=f"The LoRA of Erase Prior Attributes for the same model, {words}. "
-        "Its rank and alpha are kept.",
+        tooltip=f"The LoRA of Erase Prior Attributes for the same model, {words}. Its kind, rank and alpha "
+        "are kept; Training Options, if connected, must have the same, and the same targets.",
     )
 
 
@@ -216,7 +216,7 @@ def option_inputs() -> list[io.Input]:
 
 
 def training_outputs() -> list[io.Output]:
-    """Return the outputs that both training nodes share."""
+    """Return the outputs of all training nodes."""
     return [
         io.LoraModel.Output(
             display_name="lora", tooltip="The LoRA: for Load LoRA Model, Save LoRA, or the next training."

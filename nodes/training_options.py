@@ -100,7 +100,7 @@ class DomainGalleryOptions(io.ComfyNode):
             node_id="DomainGalleryOptions",
             display_name="Training Options",
             category=CATEGORY,
-            description="Settings of both training stages, with the paper's as defaults. A loss term with "
+            description="Settings of a training, with the paper's as defaults. A loss term with "
             "weight 0 is not computed, which saves its time.",
             search_aliases=["rank", "alpha", "loss weights", "lora settings", "offset noise"],
             inputs=[
@@ -155,7 +155,7 @@ class DomainGalleryOptions(io.ComfyNode):
                 ),
                 *advanced_inputs(),
             ],
-            outputs=[Options.Output(display_name="options", tooltip="For both training nodes.")],
+            outputs=[Options.Output(display_name="options", tooltip="For the training nodes.")],
         )
 
     @classmethod
