@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..domaingallery_core.checkpoints import Checkpoints
+from ..domaingallery_core.grids import image_to_tensor, tensor_to_images
 from ..domaingallery_core.trainer import StepEvent, TrainingResult
 from .host import Progress, duration
-from .pictures import image_to_tensor, plot, shown_steps, stacked, strip, tensor_to_images
+from .pictures import plot, shown_steps, stacked, strip
 
 #: Seconds between two pictures on the node, and the longer side of one in pixels.
 PICTURE_EVERY, PICTURE_SIZE = 4.0, 800
