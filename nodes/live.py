@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -113,8 +112,3 @@ def decoded(model: ModelPatcher, vae: Any, latents: Tensor) -> list[Image.Image]
     """Return pictures of latents (B C H W) as a model draws them."""
     images = [vae.decode(rows) for rows in model.model.process_latent_out(latents).split(DECODED_AT_ONCE)]
     return tensor_to_images(torch.cat(images).flatten(0, -4))
-
-
-def checkpoint_folder(name: str) -> Path:
-    """Return the folder for the checkpoints of a run."""
-    return Path(folder_paths.get_output_directory(), "domaingallery", "checkpoints", name)

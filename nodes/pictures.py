@@ -77,9 +77,7 @@ def shown_steps(steps: Sequence[int]) -> list[int]:
 def strip(pictures: Mapping[int, Sequence[Image.Image]]) -> Image.Image:
     """Put the pictures of each step in a column under its number; step 0 is the base model."""
     first = next(iter(pictures.values()))[0]
-    scale = min(1.0, COLUMN / first.width)
-    width, height = max(1, round(first.width * scale)), max(1, round(first.height * scale))
-    width = max(width, 64)  # room for the number
+    width = max(min(first.width, COLUMN), 64)  # room for the number
     height = max(1, round(first.height * width / first.width))
     rows = max(map(len, pictures.values()))
     image = Image.new("RGB", (width * len(pictures), HEAD + height * rows), "white")
