@@ -17,7 +17,7 @@ from ..domaingallery_core.datasets import Examples
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.images import CROPS, Size, bucket_sizes, checked_images, nearest_bucket
-from .host import check_interrupt, node_id, say
+from .progress import check_interrupt, node_id, say
 from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
 
 ENCODED_AT_ONCE = 8

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..domaingallery_core.errors import FileError, InputError
 from ..domaingallery_core.grids import image_to_tensor
-from .host import check_interrupt
+from .progress import check_interrupt
 from .sockets import CATEGORY
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..domaingallery_core.checkpoints import Checkpoints
 from ..domaingallery_core.grids import image_to_tensor, tensor_to_images
 from ..domaingallery_core.trainer import StepEvent, TrainingResult
-from .host import Progress, duration
 from .pictures import plot, shown_steps, stacked, strip
+from .progress import Progress, duration
 
 #: Seconds between two pictures on the node, and the longer side of one in pixels.
 PICTURE_EVERY, PICTURE_SIZE = 4.0, 800

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.errors import InputError
-from .host import node_id
+from .progress import node_id
 from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
 from .training import (
     erased_input,

@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.categories import split_categories
 from ..domaingallery_core.errors import InputError
-from .host import node_id, say
+from .progress import node_id, say
 from .sockets import CATEGORY, Conditioning, DomainPrompts, Prompts
 
 MOST_TOKENS = 3  # of an identifier; the words that DreamBooth recommends have one to three

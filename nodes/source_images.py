@@ -18,7 +18,8 @@ from torch import Tensor
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.fingerprints import fingerprint
 from ..domaingallery_core.latent_cache import LatentCache
-from .host import Progress, check_interrupt, check_text_encoder, duration, node_id
+from .host import check_text_encoder
+from .progress import Progress, check_interrupt, duration, node_id
 from .sampling_inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
 from .sockets import CATEGORY, DomainPrompts, Prompts
 

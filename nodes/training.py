@@ -17,9 +17,10 @@ from ..domaingallery_core.fingerprints import run_identity, weights_hash
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui
 from ..domaingallery_core.trainer import TrainingResult, train
-from .host import HostDenoiser, duration, kohya_names, node_id, training
+from .host import HostDenoiser, kohya_names, training
 from .live import Live, plot_image, preview_image
 from .pictures import VALIDATION
+from .progress import duration, node_id
 from .run_options import checkpoints_of, monitor_of
 from .sampling_inputs import seed_input
 from .saving_memory import gradient_checkpointing, precision

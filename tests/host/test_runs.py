@@ -53,15 +53,15 @@ def draw(nodes, model) -> torch.Tensor:
 def said(nodes, monkeypatch):
     """Return the lines of text that nodes show."""
     lines = []
-    monkeypatch.setattr(nodes("nodes.host").Progress, "say", lambda self, text: lines.append(text))
+    monkeypatch.setattr(nodes("nodes.progress"), "say", lambda node, text: lines.append(text))
     return lines
 
 
 @pytest.fixture
 def cancel_at(nodes, monkeypatch):
     """Return a function that makes the host's interrupt come at the given step of the next training."""
-    host, management = nodes("nodes.host"), host_module("comfy.model_management")
-    check = host.check_interrupt
+    progress, management = nodes("nodes.progress"), host_module("comfy.model_management")
+    check = progress.check_interrupt
 
     def arrange(step):
         checks = []
@@ -72,7 +72,7 @@ def cancel_at(nodes, monkeypatch):
                 management.interrupt_current_processing(True)
             check()
 
-        monkeypatch.setattr(host, "check_interrupt", interrupted)
+        monkeypatch.setattr(progress, "check_interrupt", interrupted)
 
     yield arrange
     management.interrupt_current_processing(False)

@@ -89,7 +89,7 @@ def test_it_says_how_far_it_is_and_can_be_cancelled(nodes, model, prompts, monke
     management = host_module("comfy.model_management")
     seen = []
 
-    class Watched(nodes("nodes.host").Progress):
+    class Watched(nodes("nodes.progress").Progress):
         def update(self, done, text, preview=None):
             seen.append((done, self.total, text))
             if done == 5:

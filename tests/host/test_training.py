@@ -87,8 +87,8 @@ def test_cancelling_leaves_the_model_alone(nodes, model, dataset, monkeypatch, w
     management = host_module("comfy.model_management")
     before, modules = weights_of(model), dict(model.model.named_modules())
     if when == "first step":
-        host = nodes("nodes.host")
-        monkeypatch.setattr(host, "check_interrupt", lambda: management.interrupt_current_processing(True) or
+        monkeypatch.setattr(nodes("nodes.progress"), "check_interrupt",
+                            lambda: management.interrupt_current_processing(True) or
                             management.throw_exception_if_processing_interrupted())  # fmt: skip
     else:
         calls = []
