@@ -7,16 +7,9 @@ from comfy_api.v0_0_2 import io
 from ..domaingallery_core.errors import InputError
 from .progress import node_id
 from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
-from .training import (
-    erased_input,
-    option_inputs,
-    plan_of,
-    run,
-    starting_weights,
-    training_inputs,
-    training_outputs,
-)
+from .training import plan_of, run, starting_weights
 from .training_data import with_prompts
+from .training_inputs import erased_input, option_inputs, training_inputs, training_outputs
 
 
 class DomainGalleryPersonalize(io.ComfyNode):
