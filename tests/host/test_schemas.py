@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -149,3 +150,12 @@ def test_every_node_has_a_help_page(schemas):
     assert pages.keys() == schemas.keys()
     for name, schema in schemas.items():
         assert pages[name].startswith(f"# {schema.display_name}\n")
+
+
+def test_a_help_page_names_every_input_as_the_node_does(schemas):
+    for name, schema in schemas.items():
+        page = (PACK / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        named = re.findall(r"\*\*([^*]+)\*\*", page) + re.findall(r"^\| ([\w, ]+) \|", page, re.M)
+        words = {word for part in named for word in re.split(r", | and ", part)}
+
+        assert {part.id for part in schema.inputs} <= words, name
