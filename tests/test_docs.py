@@ -95,8 +95,9 @@ def test_every_test_that_the_table_of_enhancement_names_exists():
         assert re.search(rf"^def {name}\(", (PACK / path).read_text("utf-8"), re.M), f"{path} has no {name}"
 
 
-def test_every_test_of_composition_is_in_the_table():
-    path = "tests/host/test_composition.py"
+@pytest.mark.parametrize("name", ["composition", "conditionings"])
+def test_every_test_of_composition_is_in_the_table(name):
+    path = f"tests/host/sampling/test_{name}.py"
     tests = re.findall(r"^def (test_\w+)\(", (PACK / path).read_text("utf-8"), re.M)
 
-    assert {(path, name) for name in tests} <= set(LISTED)
+    assert tests and {(path, test) for test in tests} <= set(LISTED)
