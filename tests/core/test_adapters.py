@@ -62,12 +62,17 @@ def test_removal_puts_the_very_same_objects_back(failure, kind):
 
 
 def test_a_removed_model_takes_an_adapter_again():
+    """The second acts as the first did, and removing it twice changes no more than once."""
     model = network()
+    before, base, outputs = snapshot(model), model(*inputs()), []
     for _ in range(2):
-        inject(model).remove()
-    adapter = inject(model)
-    adapter.remove()
-    adapter.remove()
+        adapter = filled(inject(model))
+        outputs.append(model(*inputs()))
+        adapter.remove()
+        adapter.remove()
+
+    assert torch.equal(*outputs) and not torch.equal(outputs[0], base)
+    assert snapshot(model) == before
 
 
 def test_a_failure_during_injection_leaves_the_model_as_it_was(monkeypatch):

@@ -59,6 +59,8 @@ INPUTS = {
         "model", "positive", "negative", "prompts", "vae", "modes", "enhancements", "cfg", "seed", "steps",
         "sampler_name", "scheduler", "denoise", "latent_image", "start_percent", "end_percent", "rescale",
     ],
+    "DomainGalleryLoadDemo": [],
+    "DomainGalleryDemoImages": ["domain", "category", "count", "seed"],
 }  # fmt: skip
 OUTPUTS = {
     "DomainGalleryPrompts": ["DG_PROMPTS", *["CONDITIONING"] * 4],
@@ -111,6 +113,7 @@ def test_every_input_and_output_is_explained(schemas):
 
 
 def test_inputs_and_outputs_keep_their_order(schemas):
+    assert schemas.keys() == INPUTS.keys() == OUTPUTS.keys()
     for name, inputs in INPUTS.items():
         assert [part.id for part in schemas[name].inputs] == inputs
     for name, outputs in OUTPUTS.items():

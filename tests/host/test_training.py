@@ -206,6 +206,7 @@ def test_other_families_train(comfy, nodes, kind, pooled):
         result = training.run(model, tiny_prompts(nodes, pooled=pooled), dataset, plan, None)
 
     assert all(torch.isfinite(tensor).all() for tensor in result[0].values())
+    assert all(bool(tensor.any()) for name, tensor in result[0].items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
