@@ -72,8 +72,10 @@ def dataset(nodes) -> Any:
 
 
 @pytest.fixture
-def said(nodes, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def said(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the lines of text that nodes show."""
     lines: list[str] = []
-    monkeypatch.setattr(nodes("nodes.host").Progress, "say", lambda self, text: lines.append(text))
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{pack.__name__}.") and hasattr(module, "say"):
+            monkeypatch.setattr(module, "say", lambda node, text: lines.append(text))
     return lines

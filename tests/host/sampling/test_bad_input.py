@@ -75,12 +75,8 @@ def test_a_guider_without_a_negative_is_refused_where_the_mode_reads_it(nodes, m
         predict_with(guider("V-uncond"))
 
 
-def test_notes_are_shown_on_the_node(nodes, model, prompts, monkeypatch):
+def test_notes_are_shown_on_the_node(nodes, model, prompts, said):
     """A model without a LoRA; a prompt without the identifier. Both are allowed."""
-    said = []
-    for module in ("nodes.sampling", "nodes.guidance"):
-        monkeypatch.setattr(nodes(module), "say", lambda node, text: said.append(text))
-
     options = {"mode": "VN-N", "enhancement": 0.7, "prompts": prompts}
     enhanced = patched(nodes, model, **options)
     assert not said, "a LoRA may be applied after the patch"
