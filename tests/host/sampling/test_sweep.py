@@ -7,18 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.host.drawing import SAMPLING, draw, latent, rows_of
-from tests.host.tiny import host_module, tiny_model, tiny_prompts
-
-
-@pytest.fixture(scope="module")
-def model(comfy):
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def prompts(nodes):
-    return tiny_prompts(nodes)
+from tests.host.sampling.drawing import SAMPLING, draw, latent, rows_of
+from tests.host.tiny import host_module
 
 
 def vae():
