@@ -1,4 +1,4 @@
-"""Short hashes that tell whether a run goes on with the same data, prompts and base model."""
+"""Hashes that tell whether data, prompts, models and runs are the same."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from .denoiser import Conditions
 #: How many values of each weight go into the hash of a model.
 SAMPLED = 64
 
+_PLAIN = (str, bytes, bool, int, float, type(None), torch.dtype)
+
 
 def fingerprint(value: Any) -> str:
-    """Return the hash of a value and all that it holds: tensors by dtype, shape and bytes.
+    """Return the hash of a value and all that it holds, the same in every process.
 
-    Mappings, sequences and dataclasses are read through; the rest counts by its repr.
+    Raises:
+        TypeError: a part of it, such as code, cannot be told by its content.
     """
     digest = hashlib.sha256()
     _update(digest, value)
@@ -79,22 +82,32 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
 
 
 def _update(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
+    kind = Tensor if isinstance(value, Tensor) else type(value)  # a parameter is as good as its tensor
+    # The host names the packages of packs after their folders; only the last part is the same elsewhere.
+    digest.update(f"{kind.__module__.rpartition('.')[2]}.{kind.__qualname__}:".encode())
+    if isinstance(value, _PLAIN):
+        digest.update(f"{value!r}\n".encode())
+    elif isinstance(value, Tensor):
         digest.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(_bytes(value))
-    elif isinstance(value, Mapping):
-        for name in sorted(value):
-            digest.update(f"{name}:".encode())
-            _update(digest, value[name])
-    elif is_dataclass(value) and not isinstance(value, type):
-        _update(digest, {f.name: getattr(value, f.name) for f in fields(value)})
+        if not value.is_meta:
+            digest.update(_bytes(value))
     elif isinstance(value, (list, tuple)):
         digest.update(f"{len(value)} values\n".encode())
         for each in value:
             _update(digest, each)
+    elif isinstance(value, Mapping):
+        _update(digest, sorted(map(fingerprint, value.items())))
+    elif isinstance(value, (set, frozenset)):
+        _update(digest, sorted(map(fingerprint, value)))
+    elif isinstance(value, nn.Module):
+        _update(digest, dict(value.state_dict()))
+    elif callable(value):
+        raise TypeError(f"Expected values, tensors and modules to hash, got code: {kind.__qualname__}.")
+    elif is_dataclass(value):
+        _update(digest, {f.name: getattr(value, f.name) for f in fields(value)})
     else:
-        digest.update(f"{value!r}\n".encode())
+        _update(digest, vars(value))
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

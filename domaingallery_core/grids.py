@@ -1,4 +1,4 @@
-"""Pictures in rows and columns, with labels."""
+"""Pictures as tensors and back, and in rows and columns with labels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,17 @@ def labelled_grid(cells: Sequence[Sequence[Tensor]], rows: Sequence[str], column
         y = top + j * cell
         draw.text((gap, y + (cell - 2 * gap) / 2), label, fill=INK, font=font, anchor="lm")
         for i, images in enumerate(row):
-            for k, image in enumerate(images):
-                pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-                grid.paste(Image.fromarray(pixels), (left + i * (width + gap), y + k * (height + gap)))
-    return torch.from_numpy(np.asarray(grid, dtype=np.float32) / 255)[None]
+            for k, image in enumerate(tensor_to_images(images)):
+                grid.paste(image, (left + i * (width + gap), y + k * (height + gap)))
+    return image_to_tensor(grid)
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """Return a picture as an image, 1 H W 3 in 0..1."""
+    return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)[None]
+
+
+def tensor_to_images(images: Tensor) -> list[Image.Image]:
+    """Return the pictures of images (B H W C in 0..1), in 8 bits."""
+    pixels = (images[..., :3].float().clamp(0, 1) * 255).round().to(device="cpu", dtype=torch.uint8)
+    return [Image.fromarray(each.numpy()) for each in pixels]

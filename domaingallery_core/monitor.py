@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from . import objectives
 from .config import check_number
-from .datasets import Examples
-from .denoiser import Condition, Denoiser
+from .datasets import Dataset, Examples
+from .denoiser import Condition, Conditions, Denoiser
 from .generators import generator
 from .methods.evaluation import denoise_parts, predict
 from .methods.noising import noised_images
@@ -20,8 +20,10 @@ from .similarity import recurrent_denoise
 
 #: Noise levels of the validation loss, at even distances.
 LEVELS = 8
-#: How many images the validation loss reads at most, so that it stays cheap.
+#: How many images of each category the validation loss reads at most, so that it stays cheap.
 IMAGES = 16
+
+Watched = tuple[Examples, Condition]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +31,11 @@ class Monitor:
     """Say what to look at; 0 steps between looks is never.
 
     Attributes:
-        validation: held-out images; None for those that are trained on.
         previews: how many pictures, drawn from fixed noise under the target prompt.
         preview_steps, preview_guidance: steps of DDIM and guidance scale for them.
     """
 
     validate_every: int = 0
-    validation: Examples | None = None
     preview_every: int = 0
     previews: int = 1
     preview_steps: int = 20
@@ -61,13 +61,33 @@ def _due(step: int, total: int, every: int) -> bool:
     return every > 0 and (step % every == 0 or step == total)
 
 
-@torch.no_grad()
-def validation_loss(denoiser: Denoiser, latents: Tensor, condition: Condition, batch_size: int) -> float:
-    """Return the mean of Eq. 1 over the first IMAGES of latents (N C H W) at LEVELS fixed noise levels.
+def watched(dataset: Dataset, conditions: Conditions) -> list[Watched]:
+    """Return the images that are looked at, those held out if any are, of each category with its prompt."""
+    parts = dataset.parts()
+    held_out = any(part.validation is not None for part in parts)
+    found = [part.validation if held_out else part.target or part.source for part in parts]
+    return [
+        (examples, conditions.part(number).target)
+        for number, examples in enumerate(found)
+        if examples is not None
+    ]
+
+
+def validation_loss(denoiser: Denoiser, parts: Sequence[Watched], batch_size: int) -> float:
+    """Return the mean of Eq. 1 over the images of all categories, at LEVELS fixed noise levels.
 
     Images and noise are the same at every step and in every run, so that curves compare.
     """
-    latents = latents[:IMAGES]
+    total = sum(len(examples) for examples, _ in parts)
+    return sum(
+        _loss(denoiser, examples.latents[:IMAGES], condition, batch_size) * (len(examples) / total)
+        for examples, condition in parts
+    )
+
+
+@torch.no_grad()
+def _loss(denoiser: Denoiser, latents: Tensor, condition: Condition, batch_size: int) -> float:
+    """Return the mean of Eq. 1 over latents (N C H W) at the fixed noise levels."""
     stream = generator(0, "validation")
     found = []
     for level in range(LEVELS):

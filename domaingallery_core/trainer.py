@@ -23,7 +23,7 @@ from .errors import DomainGalleryError, FileError, InputError, TrainingError
 from .generators import generator
 from .memory import peak_memory
 from .methods import METHODS, draw
-from .monitor import Monitor, draw_previews, evaluation_mode, validation_loss
+from .monitor import Monitor, draw_previews, evaluation_mode, validation_loss, watched
 from .optimizers import learning_rate
 from .state import RunState
 
@@ -137,10 +137,7 @@ class _Run:
         self.state = RunState(adapter, plan)
         self.order = batches(dataset, plan.batch_size, generator(plan.seed, "order"))
         self.start = 0
-        held_out, examples = monitor.validation or dataset.validation, dataset.target or dataset.source
-        if examples is None:
-            raise InputError("Expected images to train on, got none. Connect images.")
-        self.examples = examples.latents if held_out is None else _ordinary_tensor(held_out.latents)
+        self.watched = watched(dataset, conditions)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint: the batches that were read are passed over."""
@@ -245,13 +242,13 @@ class _Run:
             stack.enter_context(torch.no_grad())
             stack.enter_context(evaluation_mode(self.adapter.module))
             stack.enter_context(state.average.applied() if step else self.adapter.off())
-            target = self.conditions.target
             if reads:
-                loss = validation_loss(self.denoiser, self.examples, target, plan.batch_size)
+                loss = validation_loss(self.denoiser, self.watched, plan.batch_size)
                 state.validation[step] = looked["validation"] = loss
             if draws:
+                examples, target = self.watched[0]
                 empty = self.conditions.empty
-                latents = draw_previews(self.denoiser, self.examples, target, empty, monitor)
+                latents = draw_previews(self.denoiser, examples.latents, target, empty, monitor)
                 state.previews[step] = looked["preview"] = latents
         return looked
 

@@ -17,7 +17,7 @@ from ..domaingallery_core.datasets import Examples
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.images import CROPS, Size, bucket_sizes, checked_images, nearest_bucket
-from .host import Progress, check_interrupt, node_id
+from .progress import check_interrupt, node_id, say
 from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
 
 ENCODED_AT_ONCE = 8
@@ -103,11 +103,7 @@ class DomainGalleryDataset(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            outputs=[
-                Dataset.Output(
-                    display_name="dataset", tooltip="For Erase Prior Attributes and Train Domain LoRA."
-                )
-            ],
+            outputs=[Dataset.Output(display_name="dataset", tooltip="For the training nodes.")],
         )
 
     @classmethod
@@ -131,7 +127,7 @@ class DomainGalleryDataset(io.ComfyNode):
                     "category out of Domain Prompts."
                 )
             parts += category_parts(vae[0], source, chosen, word, fit or FITS[0], bool(flip), held_out or 0)
-        Progress(node_id(cls), 1).say(summary(parts))
+        say(node_id(cls), summary(parts))
         return io.NodeOutput(replace(parts[0], more=tuple(parts[1:]), vae=vae[0]))
 
 

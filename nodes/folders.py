@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..domaingallery_core.errors import FileError, InputError
-from .host import check_interrupt
+from ..domaingallery_core.grids import image_to_tensor
+from .progress import check_interrupt
 from .sockets import CATEGORY
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -131,7 +132,7 @@ def load_image(file: Path) -> Tensor:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        return torch.from_numpy(np.array(image.convert("RGB")).astype(np.float32) / 255)[None]
+        return image_to_tensor(image)
 
 
 def caption_of(file: Path) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..domaingallery_core import guidance
 from ..domaingallery_core.errors import InputError
 from .conditionings import Cond, base_for, coverage, lacks_lora, register_hooks, same
-from .host import say
+from .progress import say
 from .sockets import Conditioning, DomainPrompts
 
 KEY = "domaingallery"

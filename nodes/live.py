@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -15,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..domaingallery_core.checkpoints import Checkpoints
+from ..domaingallery_core.grids import image_to_tensor, tensor_to_images
 from ..domaingallery_core.trainer import StepEvent, TrainingResult
-from .host import Progress, duration
-from .pictures import image_to_tensor, plot, shown_steps, stacked, strip, tensor_to_images
+from .pictures import plot, shown_steps, stacked, strip
+from .progress import Progress, duration
 
 #: Seconds between two pictures on the node, and the longer side of one in pixels.
 PICTURE_EVERY, PICTURE_SIZE = 4.0, 800
@@ -112,8 +112,3 @@ def decoded(model: ModelPatcher, vae: Any, latents: Tensor) -> list[Image.Image]
     """Return pictures of latents (B C H W) as a model draws them."""
     images = [vae.decode(rows) for rows in model.model.process_latent_out(latents).split(DECODED_AT_ONCE)]
     return tensor_to_images(torch.cat(images).flatten(0, -4))
-
-
-def checkpoint_folder(name: str) -> Path:
-    """Return the folder for the checkpoints of a run."""
-    return Path(folder_paths.get_output_directory(), "domaingallery", "checkpoints", name)

@@ -5,18 +5,11 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.errors import InputError
-from .host import node_id
-from .sockets import CATEGORY, Dataset, LatentDataset, Options, Prompts, Run, TrainingOptions
-from .training import (
-    OPTIONS_TOOLTIP,
-    RUN_TOOLTIP,
-    plan_of,
-    run,
-    starting_weights,
-    training_inputs,
-    training_outputs,
-)
+from .progress import node_id
+from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
+from .training import plan_of, run, starting_weights
 from .training_data import with_prompts
+from .training_inputs import erased_input, option_inputs, training_inputs, training_outputs
 
 
 class DomainGalleryPersonalize(io.ComfyNode):
@@ -49,14 +42,8 @@ class DomainGalleryPersonalize(io.ComfyNode):
                     step=0.1,
                     tooltip="Weight of learning the subject. 0 learns the domain alone.",
                 ),
-                io.LoraModel.Input(
-                    "erased",
-                    optional=True,
-                    tooltip="The LoRA of Erase Prior Attributes for the same model, with the identifier of "
-                    "the domain or with both erased. Its rank and alpha are kept.",
-                ),
-                Options.Input("options", optional=True, tooltip=OPTIONS_TOOLTIP),
-                Run.Input("run_options", optional=True, tooltip=RUN_TOOLTIP),
+                erased_input("with the identifier of the domain or with both erased"),
+                *option_inputs(),
             ],
             outputs=training_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -68,13 +55,10 @@ class DomainGalleryPersonalize(io.ComfyNode):
         subject_weight, erased=None, options=None, run_options=None,
     ) -> io.NodeOutput:  # fmt: skip
         check_subject(prompts, subject_prompts, subject_dataset)
-        start = None
-        if erased is not None:
-            start, options = starting_weights(erased, options)
+        start, options = starting_weights(erased, options)
         plan = plan_of(
-            "personalization", steps, learning_rate, seed, options or TrainingOptions(), erasure=0.0,
-            subject=subject_weight,
-        )  # fmt: skip
+            "personalization", steps, learning_rate, seed, options, erasure=0.0, subject=subject_weight
+        )
         return run(
             model, prompts, dataset, plan, node_id(cls), start, run_options,
             subject=(subject_prompts, subject_dataset),

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 COLOURS = ("#222222", "#c0392b", "#2471a3", "#d68910", "#1e8449", "#7d3c98", "#0e9aa7", "#8d6e63")
 VALIDATION = "validation"
@@ -80,9 +77,7 @@ def shown_steps(steps: Sequence[int]) -> list[int]:
 def strip(pictures: Mapping[int, Sequence[Image.Image]]) -> Image.Image:
     """Put the pictures of each step in a column under its number; step 0 is the base model."""
     first = next(iter(pictures.values()))[0]
-    scale = min(1.0, COLUMN / first.width)
-    width, height = max(1, round(first.width * scale)), max(1, round(first.height * scale))
-    width = max(width, 64)  # room for the number
+    width = max(min(first.width, COLUMN), 64)  # room for the number
     height = max(1, round(first.height * width / first.width))
     rows = max(map(len, pictures.values()))
     image = Image.new("RGB", (width * len(pictures), HEAD + height * rows), "white")
@@ -104,17 +99,6 @@ def stacked(images: Sequence[Image.Image], width: int = 800) -> Image.Image:
         image.paste(each, (0, top))
         top += each.height
     return image
-
-
-def image_to_tensor(image: Image.Image) -> Tensor:
-    """Return an IMAGE, 1 H W C in 0..1."""
-    return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)[None]
-
-
-def tensor_to_images(images: Tensor) -> list[Image.Image]:
-    """Return the pictures of an IMAGE (B H W C in 0..1)."""
-    pixels = (images[..., :3].float().clamp(0, 1) * 255).round().to(device="cpu", dtype=torch.uint8)
-    return [Image.fromarray(each.numpy()) for each in pixels]
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

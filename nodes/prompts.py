@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.categories import split_categories
 from ..domaingallery_core.errors import InputError
-from .host import Progress, node_id
+from .progress import node_id, say
 from .sockets import CATEGORY, Conditioning, DomainPrompts, Prompts
 
 MOST_TOKENS = 3  # of an identifier; the words that DreamBooth recommends have one to three
@@ -88,7 +88,7 @@ class DomainGalleryPrompts(io.ComfyNode):
         warning = token_warning(clip, identifier)
         if warning:
             logging.getLogger("domaingallery").warning(warning)
-            Progress(node_id(cls), 1).say(warning)
+            say(node_id(cls), warning)
         return io.NodeOutput(
             prompts, prompts.target, prompts.source, prompts.bare, prompts.empty,
             ui={"text": [warning]} if warning else None,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.checkpoints import Checkpoints
 from ..domaingallery_core.fingerprints import fingerprint
 from ..domaingallery_core.monitor import Monitor
-from .live import checkpoint_folder
 from .saving import checked_name
 from .saving_memory import CHECKPOINTING
 from .sockets import CATEGORY, Run, RunOptions
@@ -99,7 +100,7 @@ class DomainGalleryRunOptions(io.ComfyNode):
                     "time, the same LoRA. automatic: on for models with more than 100 million weights.",
                 ),
             ],
-            outputs=[Run.Output(display_name="run_options", tooltip="For both training nodes.")],
+            outputs=[Run.Output(display_name="run_options", tooltip="For the training nodes.")],
         )  # fmt: skip
 
     @classmethod
@@ -142,7 +143,7 @@ def checkpoints_of(options: RunOptions, prompt: str, method: str, identity: dict
         f"{words}_{method}-{fingerprint(identity)[:12]}"
     )  # fmt: skip
     return Checkpoints(
-        checkpoint_folder(name),
+        Path(folder_paths.get_output_directory(), "domaingallery", "checkpoints", name),
         identity,
         every=options.checkpoint_every,
         keep=options.keep,

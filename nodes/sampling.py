@@ -19,7 +19,7 @@ from torch import Tensor
 from ..domaingallery_core.errors import InputError
 from .conditionings import check_encoder, check_family, lacks_lora
 from .guidance import NO_LORA, NONE, V_UNCOND, enhance_model, make_enhancement
-from .host import node_id, say
+from .progress import node_id, say
 from .sampling_inputs import (
     ALIASES,
     base_input,

@@ -1,4 +1,4 @@
-"""Inputs that several of the sampling nodes have."""
+"""Inputs that several of the nodes that draw have."""
 
 from __future__ import annotations
 
@@ -41,15 +41,29 @@ def mode_input(default: str) -> io.Input:
     return io.Combo.Input("mode", options=MODES, default=default, tooltip=MODE_TOOLTIP)
 
 
-def cfg_input() -> io.Input:
-    return io.Float.Input(
-        "cfg",
-        default=7.5,
-        min=0.0,
-        max=100.0,
-        step=0.1,
-        round=0.01,
-        tooltip="Guidance scale. 7.5 is the paper's; small models like less.",
+def cfg_input(tooltip: str = "Guidance scale. 7.5 is the paper's; small models like less.") -> io.Input:
+    return io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+
+
+def seed_input(tooltip: str, *, control: bool | io.ControlAfterGenerate = True) -> io.Input:
+    return io.Int.Input(
+        "seed", default=0, min=0, max=SEEDS - 1, control_after_generate=control, tooltip=tooltip
+    )
+
+
+def steps_input(default: int, tooltip: str) -> io.Input:
+    return io.Int.Input("steps", default=default, min=1, max=10000, tooltip=tooltip)
+
+
+def sampler_input(default: str, tooltip: str) -> io.Input:
+    return io.Combo.Input(
+        "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default=default, tooltip=tooltip
+    )
+
+
+def scheduler_input(default: str, tooltip: str) -> io.Input:
+    return io.Combo.Input(
+        "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default=default, tooltip=tooltip
     )
 
 
@@ -68,27 +82,10 @@ def enhancement_input() -> io.Input:
 
 def sampler_inputs() -> list[io.Input]:
     return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=SEEDS - 1,
-            control_after_generate=True,
-            tooltip="The seed of the noise.",
-        ),
-        io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Sampling steps. 50 are the paper's."),
-        io.Combo.Input(
-            "sampler_name",
-            options=comfy.samplers.SAMPLER_NAMES,
-            default="ddim",
-            tooltip="The sampling method. ddim is the paper's.",
-        ),
-        io.Combo.Input(
-            "scheduler",
-            options=comfy.samplers.SCHEDULER_NAMES,
-            default="ddim_uniform",
-            tooltip="How noise levels are spaced. ddim_uniform goes with ddim.",
-        ),
+        seed_input("The seed of the noise."),
+        steps_input(50, "Sampling steps. 50 are the paper's."),
+        sampler_input("ddim", "The sampling method. ddim is the paper's."),
+        scheduler_input("ddim_uniform", "How noise levels are spaced. ddim_uniform goes with ddim."),
         io.Float.Input(
             "denoise",
             default=1.0,

@@ -27,7 +27,7 @@ class DomainGallerySaveLora(io.ComfyNode):
             search_aliases=["export lora", "write lora", "lora file", "safetensors"],
             is_output_node=True,
             inputs=[
-                io.LoraModel.Input("lora", tooltip="From Train Domain LoRA or Erase Prior Attributes."),
+                io.LoraModel.Input("lora", tooltip="From one of the training nodes."),
                 io.String.Input(
                     "name",
                     default="domain",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.sample
-import comfy.samplers
 import comfy.utils
 import folder_paths
 import latent_preview
@@ -17,13 +16,15 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.errors import InputError
-from ..domaingallery_core.latent_cache import LatentCache, content_key
-from .host import Progress, check_interrupt, check_text_encoder, duration, node_id
+from ..domaingallery_core.fingerprints import fingerprint
+from ..domaingallery_core.latent_cache import LatentCache
+from .host import check_text_encoder
+from .progress import Progress, check_interrupt, duration, node_id
+from .sampling_inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
 from .sockets import CATEGORY, DomainPrompts, Prompts
 
 DECODED_AT_ONCE = 8
 LARGEST_BATCH = 16
-SEEDS = 2**64
 
 
 class DomainGallerySourceImages(io.ComfyNode):
@@ -31,6 +32,9 @@ class DomainGallerySourceImages(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        def side(name: str, tooltip: str) -> io.Input:
+            return io.Int.Input(name, default=512, min=16, max=16384, step=8, tooltip=tooltip)
+
         return io.Schema(
             node_id="DomainGallerySourceImages",
             display_name="Source Images",
@@ -50,39 +54,12 @@ class DomainGallerySourceImages(io.ComfyNode):
                     tooltip="How many images to draw, of each category. The code of the paper draws 1000; "
                     "200 are much quicker, and often do.",
                 ),
-                io.Int.Input(
-                    "width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."
-                ),
-                io.Int.Input(
-                    "height",
-                    default=512,
-                    min=16,
-                    max=16384,
-                    step=8,
-                    tooltip="Height of the images in pixels.",
-                ),
-                io.Int.Input("steps", default=25, min=1, max=10000, tooltip="Sampling steps for each image."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale. 7.5 is the paper's.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.SAMPLER_NAMES,
-                    default="dpmpp_2m",
-                    tooltip="The sampling method, as in KSampler.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.SCHEDULER_NAMES,
-                    default="karras",
-                    tooltip="How noise levels are spaced, as in KSampler.",
-                ),
+                side("width", "Width of the images in pixels."),
+                side("height", "Height of the images in pixels."),
+                steps_input(25, "Sampling steps for each image."),
+                cfg_input("Guidance scale. 7.5 is the paper's."),
+                sampler_input("dpmpp_2m", "The sampling method, as in KSampler."),
+                scheduler_input("karras", "How noise levels are spaced, as in KSampler."),
                 io.Int.Input(
                     "batch_size",
                     default=0,
@@ -91,14 +68,7 @@ class DomainGallerySourceImages(io.ComfyNode):
                     tooltip="Images drawn at once; the noise of each stays the same. 0: as many as the "
                     "memory of the device allows.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEEDS - 1,
-                    control_after_generate=True,
-                    tooltip="The first image has this seed, the next the following one, and so on.",
-                ),
+                seed_input("The first image has this seed, the next the following one, and so on."),
             ],
             outputs=[
                 io.Image.Output(
@@ -167,16 +137,17 @@ def cache_of(
 
     A MODEL with patches that are code has no such key; nothing of it is kept.
     """
-    key = content_key(
-        {
-            "model": model_identity(model),
-            "prompts": [prompts.source, prompts.empty],
-            "shape": list(latents.shape[1:]),
-            "sampling": sampling,
-        }
-    )
-    folder = Path(folder_paths.get_output_directory(), "domaingallery", "source", key) if key else None
-    return LatentCache(folder)
+    decisive = {
+        "model": model_identity(model),
+        "prompts": [prompts.source, prompts.empty],
+        "shape": list(latents.shape[1:]),
+        "sampling": sampling,
+    }
+    try:
+        key = fingerprint(decisive)[:32]
+    except TypeError:
+        return LatentCache(None)
+    return LatentCache(Path(folder_paths.get_output_directory(), "domaingallery", "source", key))
 
 
 def model_identity(model: ModelPatcher) -> dict[str, object]:

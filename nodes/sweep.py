@@ -13,7 +13,7 @@ from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.grids import labelled_grid
 from .conditionings import lacks_lora
 from .guidance import NO_LORA, NONE, V_UNCOND, VN_N
-from .host import Progress, duration, node_id
+from .progress import Progress, duration, node_id
 from .sampling import make_guider, sample, schedule
 from .sampling_inputs import (
     ALIASES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
@@ -17,9 +17,10 @@ from ..domaingallery_core.fingerprints import run_identity, weights_hash
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui
 from ..domaingallery_core.trainer import TrainingResult, train
-from .host import HostDenoiser, duration, kohya_names, node_id, training
+from .host import HostDenoiser, kohya_names, training
 from .live import Live, plot_image, preview_image
 from .pictures import VALIDATION
+from .progress import duration, node_id
 from .run_options import checkpoints_of, monitor_of
 from .saving_memory import gradient_checkpointing, precision
 from .sockets import (
@@ -27,14 +28,13 @@ from .sockets import (
     Dataset,
     DomainPrompts,
     LatentDataset,
-    Options,
     Prompts,
-    Run,
     RunOptions,
     TrainedLora,
     TrainingOptions,
 )
 from .training_data import Pair, check_parts, checked_category, training_data, with_prompts
+from .training_inputs import erased_input, option_inputs, training_inputs, training_outputs
 
 
 def run(
@@ -140,13 +140,15 @@ def interface(result: TrainingResult) -> dict[str, list]:
 
 
 def starting_weights(
-    erased: Mapping[str, Tensor], options: TrainingOptions | None
-) -> tuple[dict[str, Tensor], TrainingOptions]:
-    """Return the weights to begin with, and options of their kind, rank and alpha unless options are given.
+    erased: Mapping[str, Tensor] | None, options: TrainingOptions | None
+) -> tuple[dict[str, Tensor] | None, TrainingOptions]:
+    """Return the weights to begin with, if any, and options, of their kind, rank and alpha if none are given.
 
     Raises:
         AdapterError: it is a LoRA of another origin.
     """
+    if erased is None:
+        return None, options or TrainingOptions()
     weights = comfyui_to_core(erased)
     kind, rank, alpha = describe(weights)
     return weights, options or TrainingOptions(adapter=kind, rank=rank, alpha=alpha)
@@ -156,80 +158,9 @@ def plan_of(
     method: str, steps: int, learning_rate: float, seed: int, options: TrainingOptions, **weights: float
 ) -> TrainingPlan:
     """Return the plan of a run; `weights` overrides loss weights."""
-    return TrainingPlan(
-        method=method,
-        steps=steps,
-        learning_rate=learning_rate,
-        seed=seed,
-        batch_size=options.batch_size,
-        rank=options.rank,
-        alpha=options.alpha,
-        adapter_kind=options.adapter,
-        targets=options.targets,
-        dropout=options.dropout,
-        similarity_scale=options.similarity_scale,
-        denoise_guidance=options.denoise_guidance,
-        weights=replace(options.weights, **weights),
-        denoise_steps=options.denoise_steps,
-        offset_noise=options.offset_noise,
-        accumulation=options.accumulation,
-        schedule=options.schedule,
-        warmup_steps=options.warmup_steps,
-        ema=options.ema,
-        min_snr=options.min_snr,
-        optimizer=options.optimizer,
-        precision=options.precision,
-    )
-
-
-def training_inputs(steps: int, learning_rate: float) -> list[io.Input]:
-    """Return the inputs that both training nodes share."""
-    return [
-        io.Model.Input("model", tooltip="The model to learn on. It is left exactly as it was."),
-        Prompts.Input("prompts", tooltip="From Domain Prompts."),
-        Dataset.Input("dataset", tooltip="From Dataset."),
-        io.Int.Input(
-            "steps", default=steps, min=1, max=100000, tooltip=f"Training steps. The paper takes {steps}."
-        ),
-        io.Float.Input(
-            "learning_rate",
-            default=learning_rate,
-            min=0.0,
-            max=1.0,
-            step=1e-6,
-            tooltip=f"How far each step goes. {learning_rate:g} is the paper's, for Stable Diffusion; "
-            "small models need more.",
-        ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=io.ControlAfterGenerate.fixed,
-            tooltip="The seed of everything random here. The same inputs give the same LoRA again, and a "
-            "training that was cancelled goes on.",
-        ),
-    ]
-
-
-LORA_OUTPUT = "The LoRA: for Load LoRA Model, Save LoRA, or the next training."
-LOSS_OUTPUT = "The losses over the steps, for Plot Loss Graph."
-OPTIONS_TOOLTIP = "From Training Options; without it, the paper's settings."
-RUN_TOOLTIP = "From Run Options: previews, checkpoints, memory. A cancelled training goes on without it, too."
-
-
-def training_outputs() -> list[io.Output]:
-    """Return the outputs that both training nodes share."""
-    return [
-        io.LoraModel.Output(display_name="lora", tooltip=LORA_OUTPUT),
-        io.LossMap.Output(display_name="losses", tooltip=LOSS_OUTPUT),
-        io.Image.Output(display_name="plot", tooltip="Each loss term over the steps, as a picture."),
-        io.Image.Output(
-            display_name="previews",
-            tooltip="What the LoRA draws over the steps, beginning with the base model. "
-            "Needs preview_every of Run Options.",
-        ),
-    ]
+    settings = {f.name: getattr(options, f.name) for f in fields(options)}
+    settings |= {"adapter_kind": settings.pop("adapter"), "weights": replace(options.weights, **weights)}
+    return TrainingPlan(method=method, steps=steps, learning_rate=learning_rate, seed=seed, **settings)
 
 
 class DomainGalleryErase(io.ComfyNode):
@@ -252,8 +183,7 @@ class DomainGalleryErase(io.ComfyNode):
             ],
             inputs=[
                 *training_inputs(500, 1e-4),
-                Options.Input("options", optional=True, tooltip=OPTIONS_TOOLTIP),
-                Run.Input("run_options", optional=True, tooltip=RUN_TOOLTIP),
+                *option_inputs(),
                 Prompts.Input(
                     "subject_prompts",
                     optional=True,
@@ -304,14 +234,8 @@ class DomainGalleryTrain(io.ComfyNode):
             ],
             inputs=[
                 *training_inputs(1000, 5e-5),
-                io.LoraModel.Input(
-                    "erased",
-                    optional=True,
-                    tooltip="The LoRA of Erase Prior Attributes for the same model, identifier and category. "
-                    "Its rank and alpha are kept.",
-                ),
-                Options.Input("options", optional=True, tooltip=OPTIONS_TOOLTIP),
-                Run.Input("run_options", optional=True, tooltip=RUN_TOOLTIP),
+                erased_input("identifier and category"),
+                *option_inputs(),
             ],
             outputs=training_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -321,8 +245,6 @@ class DomainGalleryTrain(io.ComfyNode):
     def execute(
         cls, model, prompts, dataset, steps, learning_rate, seed, erased=None, options=None, run_options=None
     ) -> io.NodeOutput:
-        start = None
-        if erased is not None:
-            start, options = starting_weights(erased, options)
-        plan = plan_of("domaingallery", steps, learning_rate, seed, options or TrainingOptions(), erasure=0.0)
+        start, options = starting_weights(erased, options)
+        plan = plan_of("domaingallery", steps, learning_rate, seed, options, erasure=0.0)
         return run(model, prompts, dataset, plan, node_id(cls), start, run_options)

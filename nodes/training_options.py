@@ -14,121 +14,76 @@ from .sockets import CATEGORY, Options, TrainingOptions
 
 def advanced_inputs() -> list[io.Input]:
     """Return the inputs of Training Options that the paper leaves alone."""
+
+    def advanced(kind: type[io.ComfyTypeIO], name: str, default: object, tooltip: str, **more) -> io.Input:
+        return kind.Input(name, default=default, tooltip=tooltip, optional=True, advanced=True, **more)
+
     return [
-        io.Combo.Input(
-            "adapter",
-            options=list(TITLES),
-            default="lora",
-            optional=True,
-            advanced=True,
-            tooltip="What is trained. lora: the paper's. dora: LoRA and a magnitude for each output. "
+        advanced(
+            io.Combo, "adapter", "lora",
+            "What is trained. lora: the paper's. dora: LoRA and a magnitude for each output. "
             "loha, lokr: products that reach a higher rank with few weights. All load as LoRA files.",
+            options=list(TITLES),
         ),
-        io.String.Input(
-            "targets",
-            default="attention",
-            optional=True,
-            advanced=True,
-            tooltip=f"Which layers learn: {', '.join(TARGETS)}, or a regular expression that matches "
+        advanced(
+            io.String, "targets", "attention",
+            f"Which layers learn: {', '.join(TARGETS)}, or a regular expression that matches "
             "whole module names. attention is the paper's.",
         ),
-        io.Float.Input(
-            "dropout",
-            default=0.0,
-            min=0.0,
-            max=0.99,
-            step=0.05,
-            optional=True,
-            advanced=True,
-            tooltip="Share of the adapter that is left out at random in a step. The paper has 0.",
+        advanced(
+            io.Float, "dropout", 0.0,
+            "Share of the adapter that is left out at random in a step. The paper has 0.",
+            min=0.0, max=0.99, step=0.05,
         ),
-        io.Combo.Input(
-            "similarity_scale",
-            options=list(get_args(SimilarityScale)),
-            default="released",
-            optional=True,
-            advanced=True,
-            tooltip="How the similarity term is scaled. released: as the authors' code computes it. "
+        advanced(
+            io.Combo, "similarity_scale", "released",
+            "How the similarity term is scaled. released: as the authors' code computes it. "
             "paper: as the paper prints it, about batch size minus 1 times as much.",
+            options=list(get_args(SimilarityScale)),
         ),
-        io.Float.Input(
-            "denoise_guidance",
-            default=1.0,
-            min=0.0,
-            max=30.0,
-            step=0.1,
-            optional=True,
-            advanced=True,
-            tooltip="Guidance scale of the denoising inside the similarity term. 1 is none, the "
+        advanced(
+            io.Float, "denoise_guidance", 1.0,
+            "Guidance scale of the denoising inside the similarity term. 1 is none, the "
             "reference's; others double its work.",
+            min=0.0, max=30.0, step=0.1,
         ),
-        io.Int.Input(
-            "accumulation",
-            default=1,
-            min=1,
-            max=1000,
-            optional=True,
-            advanced=True,
-            tooltip="Batches whose gradients make one step, for the effect of a larger batch in the memory "
+        advanced(
+            io.Int, "accumulation", 1,
+            "Batches whose gradients make one step, for the effect of a larger batch in the memory "
             "of a small one. Takes as many times longer.",
+            min=1, max=1000,
         ),
-        io.Combo.Input(
-            "schedule",
+        advanced(
+            io.Combo, "schedule", "constant", "How the learning rate goes down over the steps.",
             options=list(get_args(Schedule)),
-            default="constant",
-            optional=True,
-            advanced=True,
-            tooltip="How the learning rate goes down over the steps.",
         ),
-        io.Int.Input(
-            "warmup_steps",
-            default=0,
-            min=0,
-            max=100000,
-            optional=True,
-            advanced=True,
-            tooltip="Steps in which the learning rate rises from near 0.",
+        advanced(
+            io.Int, "warmup_steps", 0, "Steps in which the learning rate rises from near 0.",
+            min=0, max=100000,
         ),
-        io.Float.Input(
-            "ema",
-            default=0.0,
-            min=0.0,
-            max=0.99999,
-            step=0.001,
-            round=0.00001,
-            optional=True,
-            advanced=True,
-            tooltip="Decay of a moving average over the steps, which becomes the LoRA: 0.99 smooths the last "
+        advanced(
+            io.Float, "ema", 0.0,
+            "Decay of a moving average over the steps, which becomes the LoRA: 0.99 smooths the last "
             "hundred. 0 for none.",
+            min=0.0, max=0.99999, step=0.001, round=0.00001,
         ),
-        io.Float.Input(
-            "min_snr",
-            default=0.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            optional=True,
-            advanced=True,
-            tooltip="Gamma of Min-SNR weighting of the target and prior terms, commonly 5. 0 for none.",
+        advanced(
+            io.Float, "min_snr", 0.0,
+            "Gamma of Min-SNR weighting of the target and prior terms, commonly 5. 0 for none.",
+            min=0.0, max=100.0, step=0.1,
         ),
-        io.Combo.Input(
-            "optimizer",
+        advanced(
+            io.Combo, "optimizer", "adamw",
+            "adamw8bit needs the package bitsandbytes and saves little for a LoRA.",
             options=list(get_args(Optimizer)),
-            default="adamw",
-            optional=True,
-            advanced=True,
-            tooltip="adamw8bit needs the package bitsandbytes and saves little for a LoRA.",
         ),
-        io.Combo.Input(
-            "precision",
-            options=list(get_args(Precision)),
-            default="automatic",
-            optional=True,
-            advanced=True,
-            tooltip="What the model computes in. automatic: as when drawing, but never float16: bfloat16 "
+        advanced(
+            io.Combo, "precision", "automatic",
+            "What the model computes in. automatic: as when drawing, but never float16: bfloat16 "
             "where the device has it, else float32. The LoRA itself is always float32.",
+            options=list(get_args(Precision)),
         ),
-    ]
+    ]  # fmt: skip
 
 
 class DomainGalleryOptions(io.ComfyNode):
@@ -145,7 +100,7 @@ class DomainGalleryOptions(io.ComfyNode):
             node_id="DomainGalleryOptions",
             display_name="Training Options",
             category=CATEGORY,
-            description="Settings of both training stages, with the paper's as defaults. A loss term with "
+            description="Settings of a training, with the paper's as defaults. A loss term with "
             "weight 0 is not computed, which saves its time.",
             search_aliases=["rank", "alpha", "loss weights", "lora settings", "offset noise"],
             inputs=[
@@ -200,7 +155,7 @@ class DomainGalleryOptions(io.ComfyNode):
                 ),
                 *advanced_inputs(),
             ],
-            outputs=[Options.Output(display_name="options", tooltip="For both training nodes.")],
+            outputs=[Options.Output(display_name="options", tooltip="For the training nodes.")],
         )
 
     @classmethod
@@ -218,23 +173,10 @@ class DomainGalleryOptions(io.ComfyNode):
         )
         return io.NodeOutput(
             TrainingOptions(
-                rank=rank,
-                alpha=alpha,
-                batch_size=batch_size,
-                weights=weights,
-                denoise_steps=denoise_steps,
-                offset_noise=offset_noise,
-                adapter=adapter,
-                targets=targets.strip(),
-                dropout=dropout,
-                similarity_scale=similarity_scale,
-                denoise_guidance=denoise_guidance,
-                accumulation=accumulation,
-                schedule=schedule,
-                warmup_steps=warmup_steps,
-                ema=ema,
-                min_snr=min_snr,
-                optimizer=optimizer,
-                precision=precision,
+                weights=weights, rank=rank, alpha=alpha, batch_size=batch_size, denoise_steps=denoise_steps,
+                offset_noise=offset_noise, adapter=adapter, targets=targets.strip(), dropout=dropout,
+                similarity_scale=similarity_scale, denoise_guidance=denoise_guidance,
+                accumulation=accumulation, schedule=schedule, warmup_steps=warmup_steps, ema=ema,
+                min_snr=min_snr, optimizer=optimizer, precision=precision,
             )
-        )
+        )  # fmt: skip

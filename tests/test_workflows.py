@@ -9,11 +9,13 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from gallery import HOST_VERSION
+from gallery import HOST_VERSION, PACK
 from tools.graphs import widget_slots, workflow_to_api
 from tools.make_workflows import FOLDER, SHORT, WORKFLOWS, make_workflows, pack_version
 from tools.workflow_graph import Graph, GraphError
+from tools.workflow_parts import DOMAIN_LORA
 
+LORAS = PACK / "domaingallery_core" / "sketchbook" / "loras"
 NOTES = {"Note", "MarkdownNote"}
 
 
@@ -143,6 +145,13 @@ def test_a_file_that_a_workflow_loads_comes_with_the_pack(shipped, info):
     wanted = [node["widgets_values"][0] for node in shipped["nodes"] if node["type"] == "LoraLoaderModelOnly"]
 
     assert set(wanted) <= set(listed)
+    assert all((LORAS / name).is_file() for name in wanted)
+
+
+def test_the_templates_that_draw_load_the_lora_of_the_pack():
+    texts = {name: (FOLDER / f"{name}.json").read_text(encoding="utf-8") for name in WORKFLOWS}
+
+    assert [name[:2] for name in texts if f'"{DOMAIN_LORA}"' in texts[name]] == ["02", "03", "04", "05", "08"]
 
 
 def test_orders_follow_the_links(shipped):

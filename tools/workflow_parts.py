@@ -11,6 +11,8 @@ from .workflow_layout import Group
 
 DOMAIN = "cyanotype"  # what the demo teaches; a style of the sketchbook that its model has never seen
 DOMAIN_LORA = f"sketchbook_{DOMAIN}.safetensors"
+DOMAIN_IMAGES: dict[str, Any] = {"domain": DOMAIN, "category": "face", "count": 10, "seed": 0}
+SUBJECT_IMAGES: dict[str, Any] = {"domain": "plain", "category": "olis", "count": 5, "seed": 0}
 ERASE_FRAME, LEARN_FRAME, DRAW_FRAME, DATA_FRAME = "#a1309b", "#b06634", "#3f789e", "#3f9e6f"
 
 
@@ -78,6 +80,10 @@ class Workflow(Graph):
             model=model, lora_name=DOMAIN_LORA, strength_model=1.0,
         )  # fmt: skip
 
+    def load_learned(self, model: Node, stage: Node, title: str) -> Node:
+        inputs: dict[str, Any] = {"model": model["model"], "lora": stage["lora"]}
+        return self.node("LoraModelLoader", title=title, colour=GREEN, wide=300, **inputs)
+
     # what is asked for
 
     def words(
@@ -105,8 +111,7 @@ class Workflow(Graph):
         self, model: Node, words: Node, target: dict[str, Any], title: str, *, count: int, seed: int
     ) -> list[Node]:
         """Add target images, their preview, source images, and the dataset of both."""
-        images = self.node("DomainGalleryDemoImages", title=f"Images of the {title}", colour=BLUE, **target)
-        preview = self.node("PreviewImage", title=f"The {title}", tall=280, images=images["images"])
+        images, preview = self.target_images(target, title)
         source = self.source_images(model, words, count=count, seed=seed)
         dataset = self.node(
             "DomainGalleryDataset", colour=BLUE,
@@ -116,13 +121,16 @@ class Workflow(Graph):
 
     def images_beside(self, model: Node, source: Node, target: dict[str, Any], title: str) -> list[Node]:
         """Add target images, their preview, and their dataset with source images that are there already."""
-        images = self.node("DomainGalleryDemoImages", title=f"Images of the {title}", colour=BLUE, **target)
-        preview = self.node("PreviewImage", title=f"The {title}", tall=280, images=images["images"])
+        images, preview = self.target_images(target, title)
         dataset = self.node(
             "DomainGalleryDataset", title=f"Dataset of the {title}", colour=BLUE, vae=model["vae"],
             source_images=source["images"], target_images=images["images"],
         )  # fmt: skip
         return [images, preview, dataset]
+
+    def target_images(self, target: dict[str, Any], title: str) -> list[Node]:
+        images = self.node("DomainGalleryDemoImages", title=f"Images of the {title}", colour=BLUE, **target)
+        return [images, self.node("PreviewImage", title=f"The {title}", tall=280, images=images["images"])]
 
     def source_images(self, model: Node, words: Node, *, count: int, seed: int) -> Node:
         size = self.numbers.size
@@ -138,6 +146,26 @@ class Workflow(Graph):
             "DomainGalleryOptions", title=title, rank=n.rank, alpha=float(n.rank), batch_size=n.batch_size,
             denoise_steps=n.denoise_steps, schedule=schedule,
         )  # fmt: skip
+
+    def stages(self, model: Node, words: Node, dataset: Node) -> list[Node]:
+        """Add the options of both stages and the stages: four nodes."""
+        n = self.numbers
+        options = self.options("Options of stage 1")
+        learning = self.options("Options of stage 2", schedule="linear")
+        data: dict[str, Any] = {
+            "model": model["model"],
+            "prompts": words["prompts"],
+            "dataset": dataset["dataset"],
+        }
+        erase = self.node(
+            "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
+            steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, options=options["options"], **data,
+        )  # fmt: skip
+        learn = self.node(
+            "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, erased=erase["lora"],
+            steps=n.train_steps, learning_rate=n.train_rate, seed=2, options=learning["options"], **data,
+        )  # fmt: skip
+        return [options, learning, erase, learn]
 
     def save_lora(self, stage: Node, title: str, name: str) -> Node:
         return self.node("DomainGallerySaveLora", title=title, colour=BROWN, lora=stage["lora"], name=name)

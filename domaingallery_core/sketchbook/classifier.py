@@ -11,13 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..errors import FileError
 from .places import PLACES
 from .styles import DOMAINS, STYLES
 from .things import ACCESSORIES, CATEGORIES, COLOURS
+from .weights import read_shipped
 
 PATH = Path(__file__).parent / "classifier.safetensors"
 HEADS: dict[str, list[str]] = {
@@ -74,16 +73,9 @@ class Classifier:
         """Read the classifier.
 
         Raises:
-            FileError: when the file is missing or damaged.
+            FileError: the file is missing or damaged.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                state = {name: file.get_tensor(name).float() for name in file.keys()}
-                metadata = file.metadata() or {}
-        except Exception as error:
-            raise FileError(
-                f"The classifier at {path} cannot be read ({error}); install the pack again."
-            ) from error
+        state, metadata = read_shipped(path, "the classifier")
         network = Network()
         network.load_state_dict(state)
         return cls(network, metadata)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,6 +14,19 @@ from ..errors import FileError
 
 PATH = Path(__file__).parent / "sketchbook.safetensors"
 VOCABULARY = 49408
+
+
+def read_shipped(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file that comes with the pack.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"Expected {what} at {str(path)!r}, got: {error}. Install the pack again.") from error
 
 
 def token_table(width: int) -> Tensor:
@@ -39,16 +52,9 @@ class Weights:
         """Read the weights as float32.
 
         Raises:
-            FileError: when the file is missing or damaged.
+            FileError: the file is missing or damaged.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-                metadata = file.metadata() or {}
-        except Exception as error:
-            raise FileError(
-                f"The demo model's weights at {path} cannot be read ({error}); install the pack again."
-            ) from error
+        tensors, metadata = read_shipped(path, "the demo model's weights")
         index = tensors.pop("rows.index")
         groups: dict[str, dict[str, Tensor]] = {"unet": {}, "text": {}, "rows": {}}
         for name, tensor in tensors.items():

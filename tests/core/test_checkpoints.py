@@ -16,7 +16,7 @@ import pytest
 import torch
 from killed_run import PLAN, run
 from safetensors import safe_open
-from toys import conditions, latents, network
+from toys import conditions, latents
 
 from domaingallery_core import checkpoints as checkpoints_module
 from domaingallery_core import trainer
@@ -24,7 +24,6 @@ from domaingallery_core.checkpoints import checkpoint_files, load_checkpoint
 from domaingallery_core.config import LossWeights
 from domaingallery_core.datasets import Dataset, Examples
 from domaingallery_core.errors import FileError, InputError
-from domaingallery_core.fingerprints import differences, weights_hash
 from domaingallery_core.monitor import Monitor
 
 SHORT = replace(PLAN, steps=8, weights=LossWeights(similarity=0))
@@ -263,19 +262,3 @@ def test_a_checkpoint_is_a_plain_safetensors_file_that_says_what_it_is_of(tmp_pa
     (tmp_path / "none.safetensors").write_bytes(b"none")
     with pytest.raises(FileError, match="Expected a checkpoint"):
         load_checkpoint(tmp_path / "none.safetensors")
-
-
-def test_identities_that_agree_differ_in_nothing():
-    assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == []
-    assert differences({"a": {"b": 1}}, {"a": {"b": 2}, "c": 3}) == [
-        "a.b was 1 and is 2",
-        "c was None and is 3",
-    ]
-
-
-def test_the_hash_of_a_model_knows_its_weights():
-    model = network()
-
-    assert weights_hash(model) == weights_hash(network()) != weights_hash(network(1))
-    next(model.parameters()).data[0, 0] += 1e-3
-    assert weights_hash(model) != weights_hash(network())

@@ -55,10 +55,15 @@ def test_different_sizes_are_refused():
 
 
 @pytest.mark.parametrize(
-    "latents", [torch.zeros(0, 1, 1, 1), torch.zeros(3, 4), torch.full((1, 1, 1, 1), torch.nan)]
+    ("latents", "message"),
+    [
+        (torch.zeros(0, 1, 1, 1), r"at least one image .* got the shape \(0, 1, 1, 1\)"),
+        (torch.zeros(3, 4), r"at least one image .* got the shape \(3, 4\)"),
+        (torch.full((1, 1, 1, 1), torch.nan), "finite latents, got NaN or infinity"),
+    ],
 )
-def test_broken_latents_are_refused(latents):
-    with pytest.raises(InputError, match="Expected"):
+def test_broken_latents_are_refused(latents, message):
+    with pytest.raises(InputError, match=message):
         Examples(latents)
 
 

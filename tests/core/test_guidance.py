@@ -56,11 +56,16 @@ def test_any_shape_will_do_and_no_strength_is_plain_guidance(mode, shape):
 
 
 @pytest.mark.parametrize(
-    ("given", "mode"),
-    [((U, T, None), "VN-N"), ((None, T, B), "V-uncond"), ((U, T, B), "vn-n"), ((U, T, B), "none")],
+    ("given", "mode", "message"),
+    [
+        ((U, T, None), "VN-N", "what 'VN-N' compares it with, got None"),
+        ((None, T, B), "V-uncond", "what 'V-uncond' compares it with, got None"),
+        ((U, T, B), "vn-n", "V-uncond or VN-N, got 'vn-n'"),
+        ((U, T, B), "none", "V-uncond or VN-N, got 'none'"),
+    ],
 )
-def test_a_missing_prediction_and_an_unknown_mode_are_refused(given, mode):
-    with pytest.raises(ValueError, match="Expected"):
+def test_a_missing_prediction_and_an_unknown_mode_are_refused(given, mode, message):
+    with pytest.raises(ValueError, match=message):
         direction(*given, mode=mode)
 
 

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import ToyDenoiser, conditions, latents, network, random
+from toys import ToyDenoiser, assert_same_gradients, conditions, latents, network, plan, random
 
-from domaingallery_core.adapters import Adapter
-from domaingallery_core.config import AdapterConfig, LossWeights, TrainingPlan
+from domaingallery_core.config import LossWeights
 from domaingallery_core.datasets import Batch
 from domaingallery_core.denoiser import Condition
 from domaingallery_core.errors import InputError
@@ -19,23 +18,9 @@ from domaingallery_core.objectives import total
 from domaingallery_core.similarity import clean_features, recurrent_denoise, similarity_consistency
 
 
-def plan(method, **changes):
-    return TrainingPlan(method=method, steps=1, learning_rate=1e-3, **changes)
-
-
 @pytest.fixture(params=["epsilon", "v"])
 def denoiser(request):
     return ToyDenoiser(network(), request.param)
-
-
-@pytest.fixture
-def adapter(denoiser):
-    with Adapter.inject(denoiser.network, AdapterConfig(), generator(0, "adapter")) as adapter:
-        state = adapter.state_dict()
-        adapter.load(
-            {k: v if k.endswith("alpha") else 0.3 * random(*v.shape, seed=6) for k, v in state.items()}
-        )
-        yield adapter
 
 
 def noised(denoiser, timestep=600, rows=4):
@@ -97,11 +82,7 @@ def test_shared_evaluations_give_the_terms_and_gradients_of_the_definition(
     assert found.keys() == expected.keys()
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-9, check_dtype=False)
-        a, b = (
-            torch.autograd.grad(t[name], adapter.parameters(), retain_graph=True) for t in (found, expected)
-        )
-        for one, other in zip(a, b, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-6)
+        assert_same_gradients(found[name], expected[name], adapter)
 
 
 def test_the_total_weighs_every_term_but_the_target():
@@ -169,9 +150,7 @@ def test_a_term_alone_is_what_it_is_among_others(denoiser, adapter, method, alon
     )  # fmt: skip
 
     torch.testing.assert_close(found, among, rtol=1e-4, atol=1e-9)
-    one, other = (torch.autograd.grad(loss, adapter.parameters()) for loss in (found, among))
-    for a, b in zip(one, other, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-7)
+    assert_same_gradients(found, among, adapter, rtol=1e-3, atol=1e-7)
 
 
 def test_target_alone_is_dreambooth_without_prior(denoiser, adapter):

@@ -89,7 +89,7 @@ def test_equal_features_give_zero_and_the_source_gets_no_gradient():
     similarity_consistency([moving], [fixed]).backward()
 
     assert fixed.grad is None
-    assert moving.grad is not None
+    assert float(moving.grad.abs().max()) > 0
     assert float(similarity_consistency([fixed], [fixed]).detach()) == pytest.approx(0, abs=1e-12)
 
 

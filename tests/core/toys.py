@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from domaingallery_core.adapter_kinds import TITLES
+from domaingallery_core.adapters import Adapter
+from domaingallery_core.config import AdapterConfig, TrainingPlan
 from domaingallery_core.denoiser import Condition, Conditions
+from domaingallery_core.generators import generator
 from domaingallery_core.process import Process, broadcast
 
 CHANNELS, SIZE, WIDTH = 2, 4, 8
+LAYERS = 8  # that an adapter is put on: two attentions of four
+KINDS = tuple(TITLES)
 
 
 class Attention(nn.Module):
@@ -96,3 +104,47 @@ def conditions() -> Conditions:
 def latents(count: int, seed: int) -> Tensor:
     """Return random latents N C H W."""
     return random(count, CHANNELS, SIZE, SIZE, seed=seed)
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a Network reads, for two images."""
+    return random(2, CHANNELS, SIZE, SIZE, seed=1), torch.zeros(2), random(2, 3, WIDTH, seed=2)
+
+
+def inject(module: nn.Module, config: AdapterConfig | None = None, seed: int = 0) -> Adapter:
+    """Put an adapter into a module."""
+    return Adapter.inject(module, config or AdapterConfig(), generator(seed, "adapter"))
+
+
+def filled(adapter: Adapter, seed: int = 5) -> Adapter:
+    """Give both halves of an adapter random weights."""
+    state = adapter.state_dict()
+    adapter.load(
+        {k: v if k.endswith("alpha") else 0.3 * random(*v.shape, seed=seed) for k, v in state.items()}
+    )
+    return adapter
+
+
+def snapshot(module: nn.Module) -> tuple[Any, ...]:
+    """Return everything that a removal must bring back, by identity."""
+    return (
+        [(name, id(child)) for name, child in module.named_modules()],
+        [(name, id(p), p.requires_grad) for name, p in module.named_parameters()],
+        [(name, id(b)) for name, b in module.named_buffers()],
+        sorted(module.__dict__),
+        [child.training for child in module.modules()],
+    )
+
+
+def plan(method: str, **changes: Any) -> TrainingPlan:
+    """Return a plan of one step."""
+    return TrainingPlan(**{"method": method, "steps": 1, "learning_rate": 1e-2} | changes)
+
+
+def assert_same_gradients(
+    found: Tensor, expected: Tensor, adapter: Adapter, *, rtol: float = 1e-2, atol: float = 1e-6
+) -> None:
+    """Compare the gradients of two losses; both graphs are kept."""
+    a, b = (torch.autograd.grad(loss, adapter.parameters(), retain_graph=True) for loss in (found, expected))
+    for one, other in zip(a, b, strict=True):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)

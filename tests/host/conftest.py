@@ -7,11 +7,13 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from gallery import PACK
+from tests.host.tiny import tiny_dataset, tiny_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,3 +57,25 @@ def pack(comfy: ModuleType) -> ModuleType:
 def nodes(pack: ModuleType):
     """Return a function that gives a module of the pack by name, such as "nodes.host"."""
     return lambda name: sys.modules[f"{pack.__name__}.{name}"]
+
+
+@pytest.fixture
+def model(comfy: ModuleType) -> Any:
+    """Return a MODEL of the test's own, with random weights."""
+    return tiny_model()
+
+
+@pytest.fixture
+def dataset(nodes) -> Any:
+    """Return a LatentDataset of five source and three target images."""
+    return tiny_dataset(nodes)
+
+
+@pytest.fixture
+def said(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the lines of text that nodes show."""
+    lines: list[str] = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{pack.__name__}.") and hasattr(module, "say"):
+            monkeypatch.setattr(module, "say", lambda node, text: lines.append(text))
+    return lines

@@ -179,9 +179,7 @@ def test_what_cannot_work_is_named(nodes, source, target, options, message):
         execute(nodes, source, target, **options)
 
 
-def test_the_node_says_what_it_holds(nodes, monkeypatch):
-    said = []
-    monkeypatch.setattr(nodes("nodes.host").Progress, "say", lambda self, text: said.append(text))
+def test_the_node_says_what_it_holds(nodes, said):
     given = {"prompts": words(nodes, "face", "house"), "masks": torch.ones(4, 32, 32), "held_out": 1}
 
     execute(nodes, SOURCE)

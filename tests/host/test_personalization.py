@@ -9,38 +9,7 @@ import pytest
 import torch
 
 from tests.host.tiny import conditioning, same, tiny_dataset, tiny_model, tiny_prompts, weights_of
-
-
-@pytest.fixture
-def model(comfy):
-    return tiny_model()
-
-
-def subject_prompts(nodes, **changes):
-    encoded = {name: conditioning(10 + i) for i, name in enumerate(("target", "source", "bare", "empty"))}
-    return nodes("nodes.sockets").DomainPrompts(
-        **{"identifier": "olis", "category": "face", **encoded} | changes
-    )
-
-
-def common(model, nodes, **changes):
-    options = {"model": model, "prompts": tiny_prompts(nodes), "dataset": tiny_dataset(nodes)}
-    return options | {"steps": 2, "learning_rate": 1e-3, "seed": 0} | changes
-
-
-def personalize(nodes, model, *, words=None, data=None, weight=1.0, **changes):
-    words = words or subject_prompts(nodes)
-    data = data or tiny_dataset(nodes, 6, seed=5)
-    with torch.inference_mode():
-        return nodes("nodes.personalization").DomainGalleryPersonalize.execute(
-            **common(model, nodes, **changes), subject_prompts=words, subject_dataset=data,
-            subject_weight=weight,
-        )  # fmt: skip
-
-
-def train(nodes, model, node="DomainGalleryTrain", **changes):
-    with torch.inference_mode():
-        return getattr(nodes("nodes.training"), node).execute(**common(model, nodes, **changes))
+from tests.host.training import erase, personalize, subject_prompts, train
 
 
 def test_a_domain_and_a_subject_are_learned_together(nodes, model):
@@ -57,14 +26,14 @@ def test_a_domain_and_a_subject_are_learned_together(nodes, model):
 
 def test_without_weight_the_subject_is_not_there(nodes, model):
     """The LoRA is that of the domain, bit for bit."""
-    assert same(personalize(nodes, model, weight=0.0)[0], train(nodes, model)[0])
+    assert same(personalize(nodes, model, subject_weight=0.0)[0], train(nodes, model)[0])
     assert not same(personalize(nodes, model)[0], train(nodes, model)[0])
 
 
 def test_it_begins_with_both_identifiers_erased(nodes, model):
     """Erasing a second identifier gives another LoRA, from which personalization begins."""
-    one = train(nodes, model, "DomainGalleryErase")[0]
-    both = train(nodes, model, "DomainGalleryErase", subject_prompts=subject_prompts(nodes))[0]
+    one = erase(nodes, model)[0]
+    both = erase(nodes, model, subject_prompts=subject_prompts(nodes))[0]
 
     result = personalize(nodes, model, erased=both)
 
@@ -84,12 +53,12 @@ def alone(value):
     return replace(value, more=())
 
 
-@pytest.mark.parametrize("node", ["DomainGalleryErase", "DomainGalleryTrain"])
-def test_a_domain_of_two_categories_trains(nodes, model, node):
+@pytest.mark.parametrize("stage", [erase, train])
+def test_a_domain_of_two_categories_trains(nodes, model, stage):
     prompts, dataset = two_categories(nodes)
 
-    both = train(nodes, model, node, prompts=prompts, dataset=dataset, steps=3)[0]
-    first = train(nodes, model, node, prompts=alone(prompts), dataset=alone(dataset), steps=3)[0]
+    both = stage(nodes, model, prompts=prompts, dataset=dataset, steps=3)[0]
+    first = stage(nodes, model, prompts=alone(prompts), dataset=alone(dataset), steps=3)[0]
 
     assert all(torch.isfinite(tensor).all() for tensor in both.values())
     assert not same(both, first)
@@ -149,9 +118,9 @@ def test_what_cannot_work_is_named(nodes, model, case, message):
 
     with pytest.raises(Exception, match=message):
         if case == "no source":
-            train(nodes, model, "DomainGalleryErase", subject_prompts=subject_prompts(nodes, category="cat"))
+            erase(nodes, model, subject_prompts=subject_prompts(nodes, category="cat"))
         else:
-            personalize(nodes, model, words=words, data=data, **changes)
+            personalize(nodes, model, subject_prompts=words, subject_dataset=data, **changes)
 
 
 def test_prompts_of_another_text_encoder_are_named(nodes, model):
@@ -166,7 +135,7 @@ def test_latents_of_another_family_are_named(nodes, model):
     data = replace(tiny_dataset(nodes), source=examples(torch.zeros(3, 16, 8, 8)), target=None)
 
     with pytest.raises(Exception, match=r"VAE of this model \(4 channels\), got 16 channels"):
-        train(nodes, model, "DomainGalleryErase", dataset=data)
+        erase(nodes, model, dataset=data)
 
 
 def test_deviations_are_scaled_as_the_model_scales_latents(nodes, model):
@@ -178,29 +147,6 @@ def test_deviations_are_scaled_as_the_model_scales_latents(nodes, model):
 
     torch.testing.assert_close(found.source.deviation, deviation * 0.18215)
     torch.testing.assert_close(found.source.latents, given.source.latents.clone() * 0.18215)
-
-
-def test_an_identifier_of_many_tokens_is_warned_about(nodes, monkeypatch):
-    class Clip:
-        """Takes each letter for a token, between a begin and an end, padded with ends."""
-
-        def tokenize(self, text):
-            tokens = [1, *(ord(letter) for letter in text), 2]
-            return {"l": [[(token, 1.0) for token in tokens + [2] * (40 - len(tokens))]]}
-
-        def encode_from_tokens_scheduled(self, tokens):
-            return [[torch.tensor([float(token) for token, _ in tokens["l"][0]]), {}]]
-
-    prompts = nodes("nodes.prompts")
-    said = []
-    monkeypatch.setattr(nodes("nodes.host").Progress, "say", lambda self, text: said.append(text))
-
-    short = prompts.DomainGalleryPrompts.execute(Clip(), "sks", "face")
-    long = prompts.DomainGalleryPrompts.execute(Clip(), "myword", "face, house")
-
-    assert not short.ui and "got 'myword' with 6" in long.ui["text"][0]
-    assert said == long.ui["text"]
-    assert [part.target_text for part in long[0].parts()] == ["a myword face", "a myword house"]
 
 
 def test_each_size_has_the_conditions_of_its_size(nodes):

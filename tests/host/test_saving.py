@@ -11,11 +11,6 @@ from gallery import PACK
 from tests.host.tiny import conditioning, host_module, same, tiny_latents, tiny_model
 
 
-@pytest.fixture
-def model(comfy):
-    return tiny_model()
-
-
 def trained(nodes, model, see=None, **config):
     """Return a LORA_MODEL with random weights, as training makes it, after a look at the model with it on."""
     adapters, host, sockets = (

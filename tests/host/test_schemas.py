@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -58,6 +59,8 @@ INPUTS = {
         "model", "positive", "negative", "prompts", "vae", "modes", "enhancements", "cfg", "seed", "steps",
         "sampler_name", "scheduler", "denoise", "latent_image", "start_percent", "end_percent", "rescale",
     ],
+    "DomainGalleryLoadDemo": [],
+    "DomainGalleryDemoImages": ["domain", "category", "count", "seed"],
 }  # fmt: skip
 OUTPUTS = {
     "DomainGalleryPrompts": ["DG_PROMPTS", *["CONDITIONING"] * 4],
@@ -110,6 +113,7 @@ def test_every_input_and_output_is_explained(schemas):
 
 
 def test_inputs_and_outputs_keep_their_order(schemas):
+    assert schemas.keys() == INPUTS.keys() == OUTPUTS.keys()
     for name, inputs in INPUTS.items():
         assert [part.id for part in schemas[name].inputs] == inputs
     for name, outputs in OUTPUTS.items():
@@ -149,3 +153,12 @@ def test_every_node_has_a_help_page(schemas):
     assert pages.keys() == schemas.keys()
     for name, schema in schemas.items():
         assert pages[name].startswith(f"# {schema.display_name}\n")
+
+
+def test_a_help_page_names_every_input_as_the_node_does(schemas):
+    for name, schema in schemas.items():
+        page = (PACK / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        named = re.findall(r"\*\*([^*]+)\*\*", page) + re.findall(r"^\| ([\w, ]+) \|", page, re.M)
+        words = {word for part in named for word in re.split(r", | and ", part)}
+
+        assert {part.id for part in schema.inputs} <= words, name

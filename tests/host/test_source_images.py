@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.host.test_datasets import PlainVae
 from tests.host.tiny import conditioning, host_module, tiny_model, tiny_prompts
-
-
-@pytest.fixture
-def output(comfy, tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(host_module("folder_paths"), "output_directory", str(tmp_path))
-    return tmp_path
 
 
 @pytest.fixture

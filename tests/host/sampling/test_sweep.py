@@ -7,18 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.host.drawing import SAMPLING, draw, latent, rows_of
-from tests.host.tiny import host_module, tiny_model, tiny_prompts
-
-
-@pytest.fixture(scope="module")
-def model(comfy):
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def prompts(nodes):
-    return tiny_prompts(nodes)
+from tests.host.sampling.drawing import SAMPLING, draw, latent, rows_of
+from tests.host.tiny import host_module
 
 
 def vae():
@@ -89,7 +79,7 @@ def test_it_says_how_far_it_is_and_can_be_cancelled(nodes, model, prompts, monke
     management = host_module("comfy.model_management")
     seen = []
 
-    class Watched(nodes("nodes.host").Progress):
+    class Watched(nodes("nodes.progress").Progress):
         def update(self, done, text, preview=None):
             seen.append((done, self.total, text))
             if done == 5:
