@@ -13,6 +13,7 @@ for Stable Diffusion 1.x). Then take the paper's settings, which are also those 
 | cfg | {cfg:g} | 7.5 |
 | sampling | {sampling_steps} steps | 50 steps, ddim |
 | enhancement | {v_uncond:g} (V-uncond), {vn_n:g} (VN-N) | 1 |
+| strength of the LoRA in 03 and 08 | {strength_elsewhere:g} | 1 |
 
 The demo model is small, so it learns by larger steps and takes less guidance.
 """
@@ -70,6 +71,9 @@ The domain was taught with faces. Here it draws houses and cars, from the same n
 
 **enhancement** says how much is added; 0 is nothing. Too much, and the pictures look overdone.
 
+The LoRA is loaded with a strength of {strength_elsewhere:g}. At 1 this small model brings nearly all of the
+domain to other categories by itself; below, a part is missing, and enhancement gives it back.
+
 *Domain Prompts* must name the category that is drawn, as VN-N compares with it.
 """
 
@@ -90,7 +94,9 @@ SUBJECT = """
 the model, with the target and prior terms alone: the other two weights in *Training Options* are 0, which
 makes this DreamBooth with LoRA.
 
-Then the domain and the subject are chained, and "a sks olis face" asks for both.
+Then the domain and the subject are chained, and "a sks olis face" asks for both. The subject, which the small
+model learns less well, is loaded with a strength of {subject_strength:g}, the domain with
+{strength_beside_subject:g}.
 """
 
 STRENGTH = """

@@ -41,6 +41,9 @@ class Numbers:
     cfg: float
     v_uncond: float
     vn_n: float
+    strength_elsewhere: float
+    strength_beside_subject: float
+    subject_strength: float
     pictures: int
 
 
@@ -74,14 +77,14 @@ class Workflow(Graph):
     def load_model(self) -> Node:
         return self.node("DomainGalleryLoadDemo", colour=GREEN, wide=300)
 
-    def load_domain(self, model: Socket) -> Node:
+    def load_domain(self, model: Socket, strength: float = 1.0) -> Node:
         return self.node(
             "LoraLoaderModelOnly", title="Load LoRA of the domain", colour=GREEN, wide=300,
-            model=model, lora_name=DOMAIN_LORA, strength_model=1.0,
+            model=model, lora_name=DOMAIN_LORA, strength_model=strength,
         )  # fmt: skip
 
-    def load_learned(self, model: Node, stage: Node, title: str) -> Node:
-        inputs: dict[str, Any] = {"model": model["model"], "lora": stage["lora"]}
+    def load_learned(self, model: Node, stage: Node, title: str, strength: float = 1.0) -> Node:
+        inputs: dict[str, Any] = {"model": model["model"], "lora": stage["lora"], "strength_model": strength}
         return self.node("LoraModelLoader", title=title, colour=GREEN, wide=300, **inputs)
 
     # what is asked for
@@ -140,32 +143,32 @@ class Workflow(Graph):
             **self.sampling,
         )  # fmt: skip
 
-    def options(self, title: str = "", *, schedule: str = "constant") -> Node:
+    def options(self) -> Node:
         n = self.numbers
         return self.node(
-            "DomainGalleryOptions", title=title, rank=n.rank, alpha=float(n.rank), batch_size=n.batch_size,
-            denoise_steps=n.denoise_steps, schedule=schedule,
+            "DomainGalleryOptions", rank=n.rank, alpha=float(n.rank), batch_size=n.batch_size,
+            denoise_steps=n.denoise_steps,
         )  # fmt: skip
 
     def stages(self, model: Node, words: Node, dataset: Node) -> list[Node]:
-        """Add the options of both stages and the stages: four nodes."""
+        """Add the options of both stages, and the stages."""
         n = self.numbers
-        options = self.options("Options of stage 1")
-        learning = self.options("Options of stage 2", schedule="linear")
+        options = self.options()
         data: dict[str, Any] = {
             "model": model["model"],
             "prompts": words["prompts"],
             "dataset": dataset["dataset"],
+            "options": options["options"],
         }
         erase = self.node(
             "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
-            steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, options=options["options"], **data,
+            steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,
         )  # fmt: skip
         learn = self.node(
             "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, erased=erase["lora"],
-            steps=n.train_steps, learning_rate=n.train_rate, seed=2, options=learning["options"], **data,
+            steps=n.train_steps, learning_rate=n.train_rate, seed=2, **data,
         )  # fmt: skip
-        return [options, learning, erase, learn]
+        return [options, erase, learn]
 
     def save_lora(self, stage: Node, title: str, name: str) -> Node:
         return self.node("DomainGallerySaveLora", title=title, colour=BROWN, lora=stage["lora"], name=name)
@@ -198,7 +201,7 @@ class Workflow(Graph):
     def sweep(self, model: Node, words: Node, decoder: Node, inputs: list[Node], title: str) -> Node:
         """Add a sweep around the strength that suits the model."""
         latent, seed = inputs
-        steps = (0, 0.5, 1, 2, 3)
+        steps = (0, 0.25, 0.5, 1, 1.5)
         return self.node(
             "DomainGallerySweep", title=title, colour=PURPLE, wide=300, model=model["model"],
             positive=words["target"], negative=words["empty"], prompts=words["prompts"], vae=decoder["vae"],

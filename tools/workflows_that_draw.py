@@ -30,7 +30,7 @@ def same_category(g: Workflow) -> None:
 
 def other_categories(g: Workflow) -> None:
     model = g.load_model()
-    domain = g.load_domain(model["model"])
+    domain = g.load_domain(model["model"], g.numbers.strength_elsewhere)
     inputs = g.latent_and_seed()
     rows = []
     for number, category in enumerate(("house", "car"), 1):
@@ -71,7 +71,7 @@ def extra_attributes(g: Workflow) -> None:
 
 def choose_enhancement(g: Workflow) -> None:
     model = g.load_model()
-    domain = g.load_domain(model["model"])
+    domain = g.load_domain(model["model"], g.numbers.strength_elsewhere)
     words = g.words(model["clip"], category="house")
     inputs = g.latent_and_seed("fixed")
     few = g.pictures("Pictures of the sweep", min(3, g.numbers.pictures))

@@ -25,7 +25,7 @@ def teach(g: Workflow) -> None:
     images, preview, source, dataset = g.images(
         model, words, DOMAIN_IMAGES, "domain", count=g.numbers.source_count, seed=1000
     )
-    options, learning, erase, learn = g.stages(model, words, dataset)
+    options, erase, learn = g.stages(model, words, dataset)
     erased = [g.plot(erase, "erasing"), g.save_lora(erase, "Save what was erased", "sketchbook_erased")]
     learned = [g.plot(learn, "learning"), g.save_lora(learn, "Save the domain", f"sketchbook_{DOMAIN}")]
     inputs = g.latent_and_seed("fixed")
@@ -46,8 +46,7 @@ def teach(g: Workflow) -> None:
         [g.group("Images", [images, preview], [source, dataset], colour=DATA_FRAME),
          g.group("", [g.write("Your images", notes.OWN_IMAGES)])],
         [g.group("Stage 1: erase", [options, erase], erased, colour=ERASE_FRAME),
-         g.group("Stage 2: learn", [learning, learn, g.write("The files", notes.SAVED)], learned,
-                 colour=LEARN_FRAME)],
+         g.group("Stage 2: learn", [learn, g.write("The files", notes.SAVED)], learned, colour=LEARN_FRAME)],
         rows,
     ])  # fmt: skip
 
@@ -61,7 +60,7 @@ def with_subject(g: Workflow) -> None:
     )
     options = g.node(
         "DomainGalleryOptions", title="Target and prior terms alone", rank=n.rank, alpha=float(n.rank),
-        batch_size=n.batch_size, disentanglement_weight=0.0, similarity_weight=0.0,
+        batch_size=n.batch_size, disentanglement_weight=0.0, similarity_weight=0.0, schedule="linear",
     )  # fmt: skip
     learn = g.node(
         "DomainGalleryTrain", title="Train Subject LoRA", colour=PURPLE, model=model["model"],
@@ -69,8 +68,8 @@ def with_subject(g: Workflow) -> None:
         steps=n.subject_steps, learning_rate=n.subject_rate, seed=3,
     )  # fmt: skip
     saved = g.save_lora(learn, "Save the subject", "sketchbook_olis")
-    subject = g.load_learned(model, learn, "Load LoRA of the subject")
-    domain = g.load_domain(subject["model"])
+    subject = g.load_learned(model, learn, "Load LoRA of the subject", n.subject_strength)
+    domain = g.load_domain(subject["model"], n.strength_beside_subject)
     asked = [
         g.prompt(model["clip"], "a olis face", "Prompt 1"),
         g.prompt(model["clip"], "a sks olis face", "Prompt 2"),
@@ -164,7 +163,7 @@ def several_categories(g: Workflow) -> None:
         "DomainGalleryDataset", colour=BLUE, vae=model["vae"], source_images=source["images"],
         target_images=images["image"], prompts=words["prompts"], categories="6 face, 4 house",
     )  # fmt: skip
-    options, learning, erase, learn = g.stages(model, words, dataset)
+    options, erase, learn = g.stages(model, words, dataset)
     learned = [g.plot(learn, "learning"), g.save_lora(learn, "Save the domain", "sketchbook_two_categories")]
     loaded = g.load_learned(model, learn, "Load LoRA of the domain")
     negative = g.prompt(model["clip"], "", "Negative prompt")
@@ -179,7 +178,7 @@ def several_categories(g: Workflow) -> None:
          g.group("Pictures to draw", [negative, *inputs], colour=DATA_FRAME)],
         [g.group("Images", [faces, houses], [images, preview], [source, dataset], colour=DATA_FRAME)],
         [g.group("Stage 1: erase", [options, erase], colour=ERASE_FRAME),
-         g.group("Stage 2: learn", [learning, learn], learned, colour=LEARN_FRAME)],
+         g.group("Stage 2: learn", [learn], learned, colour=LEARN_FRAME)],
         [g.group("Load", [loaded])],
         rows,
     ])  # fmt: skip
