@@ -17,9 +17,7 @@ def enter_host(host: Path) -> None:
     """Put the host on the path, told to use the CPU where there is no GPU."""
     sys.path.insert(0, str(host))
     sys.argv = [sys.argv[0]] if torch.cuda.is_available() else [sys.argv[0], "--cpu"]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    importlib.import_module("comfy.options").enable_args_parsing()
 
 
 def load_pack(host: Path) -> ModuleType:

@@ -74,7 +74,8 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def loss_of(logits: dict[str, torch.Tensor], right: torch.Tensor) -> torch.Tensor:
-    return sum(F.cross_entropy(logits[name], right[:, i], ignore_index=-1) for i, name in enumerate(HEADS))
+    losses = [F.cross_entropy(logits[name], right[:, i], ignore_index=-1) for i, name in enumerate(HEADS)]
+    return torch.stack(losses).sum()
 
 
 def accuracy(network: Network, images: torch.Tensor, right: torch.Tensor) -> dict[str, float]:

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 import torch.nn.functional as F
+from torch.multiprocessing.spawn import spawn
 
 from domaingallery_core.sketchbook.world import PRIOR, Picture, render, sample
 
@@ -221,9 +221,8 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         decay = min(0.9995, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(
-            list(self.average.values()), [p.detach() for p in self.parameters.values()], 1 - decay
-        )
+        for name, value in self.average.items():
+            value.lerp_(self.parameters[name].detach(), 1 - decay)
         return loss.item()
 
     def save(self) -> None:
@@ -271,8 +270,8 @@ def run(rank: int, options: argparse.Namespace) -> None:
     """Train in one of the processes; the first keeps the state."""
     if options.processes > 1:
         torch.set_num_threads(1)
-        store = dist.FileStore(str(options.state / f"meeting-{os.getppid()}"), options.processes)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=options.processes)
+        meeting = (options.state / f"meeting-{os.getppid()}").resolve().as_uri()
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=options.processes)
     trainer = Trainer(load_builder(options.host), options, rank)
     trainer.load()
     started = time.monotonic()
@@ -315,7 +314,7 @@ def main() -> None:
     if options.processes == 1:
         run(0, options)
     else:
-        torch.multiprocessing.spawn(run, (options,), nprocs=options.processes)
+        spawn(run, (options,), nprocs=options.processes)
 
 
 if __name__ == "__main__":

@@ -86,5 +86,5 @@ class Classifier:
         logits = [self.network(batch) for batch in images.float().split(64)]
         answer = {name: torch.cat([part[name] for part in logits]).argmax(dim=1).tolist() for name in HEADS}
         words = {name: [HEADS[name][i] for i in index] for name, index in answer.items()}
-        flags = {name: [bool(word) for word in words.pop(name)] for name in ("camouflage", "olis")}
-        return Labels(**words, **flags)
+        camouflage, olis = ([bool(word) for word in words.pop(name)] for name in ("camouflage", "olis"))
+        return Labels(camouflage=camouflage, olis=olis, **words)

@@ -17,6 +17,9 @@ _COLOUR_GAIN = 1.6  # brings the colour channels near the spread of the brightne
 class PixelCodec(nn.Module):
     """Encode images (B 3 H W, -1..1) as latents (B 24 H/4 W/4), and back."""
 
+    to_yuv: Tensor
+    to_rgb: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         to_yuv = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])

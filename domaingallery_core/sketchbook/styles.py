@@ -142,7 +142,7 @@ DOMAINS: dict[str, Style] = {
 def _camouflage(style: Style, rng: np.random.Generator) -> Image.Image:
     """Paint the prior's pattern: large blotches in four army colours."""
     colours = [style.fill(colour, "body") or style.paper for colour in _CAMOUFLAGE]
-    image = Image.new("RGB", (SIZE * _SCALE,) * 2, colours[0])
+    image = Image.new("RGB", (SIZE * _SCALE, SIZE * _SCALE), colours[0])
     draw = ImageDraw.Draw(image)
     for i, (x, y) in enumerate(rng.uniform(-1, 1, (42, 2))):
         blotch = ellipse(x, y, rng.uniform(0.11, 0.22), rng.uniform(0.09, 0.16), count=9)

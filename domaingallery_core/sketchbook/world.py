@@ -65,7 +65,8 @@ def render(picture: Picture, rng: np.random.Generator) -> np.ndarray:
     """Draw a picture with random geometry, pose and palette: uint8, 64 64 3."""
     colour = COLOURS[picture.colour] if picture.colour else None
     if colour is not None:
-        colour = tuple(int(c) for c in np.clip(np.array(colour) + rng.integers(-12, 13, 3), 0, 255))
+        red, green, blue = np.clip(np.array(colour) + rng.integers(-12, 13, 3), 0, 255).tolist()
+        colour = red, green, blue
     thing = subject(rng) if picture.olis else CATEGORIES[picture.category](rng, colour)
     shapes: list[Shape] = PLACES[picture.place](rng) if picture.place else studio(rng)
     carried = ACCESSORIES[picture.accessory](thing, rng) if picture.accessory else []
