@@ -42,11 +42,11 @@ DEMO = Numbers(
     sampler_name="dpmpp_2m",
     scheduler="normal",
     cfg=1.8,
-    v_uncond=2.0,
-    vn_n=1.5,
+    v_uncond=2.5,
+    vn_n=2.5,
     strength_elsewhere=0.7,
-    strength_beside_subject=0.9,
-    subject_strength=1.3,
+    strength_beside_subject=0.85,
+    subject_strength=1.15,
     pictures=8,
 )
 SHORT = replace(  # the same graphs in seconds, for tests

@@ -201,7 +201,7 @@ class Workflow(Graph):
     def sweep(self, model: Node, words: Node, decoder: Node, inputs: list[Node], title: str) -> Node:
         """Add a sweep around the strength that suits the model."""
         latent, seed = inputs
-        steps = (0, 0.25, 0.5, 1, 1.5)
+        steps = (0, 0.2, 0.6, 1, 1.4)
         return self.node(
             "DomainGallerySweep", title=title, colour=PURPLE, wide=300, model=model["model"],
             positive=words["target"], negative=words["empty"], prompts=words["prompts"], vae=decoder["vae"],
