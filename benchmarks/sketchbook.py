@@ -2,7 +2,7 @@
 --host COMFYUI
 
 Draws 500 prompts with attributes (half of them combinations that base training never showed) and
-classifies the pictures. Writes grids into docs/ with --grids.
+classifies the pictures. With --grids it also draws those grids, `--grids docs` where the card shows them.
 """
 
 from __future__ import annotations
