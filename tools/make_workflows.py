@@ -46,7 +46,6 @@ DEMO = Numbers(
     vn_n=2.5,
     strength_elsewhere=0.7,
     strength_beside_subject=0.85,
-    subject_strength=1.15,
     pictures=8,
 )
 SHORT = replace(  # the same graphs in seconds, for tests

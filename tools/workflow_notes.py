@@ -94,9 +94,9 @@ SUBJECT = """
 the model, with the target and prior terms alone: the other two weights in *Training Options* are 0, which
 makes this DreamBooth with LoRA.
 
-Then the domain and the subject are chained, and "a sks olis face" asks for both. The subject, which the small
-model learns less well, is loaded with a strength of {subject_strength:g}, the domain with
-{strength_beside_subject:g}.
+Then the domain and the subject are chained, and "a sks olis face" asks for both. The domain is loaded with a
+strength of {strength_beside_subject:g}, so that something of the subject is left: the small model learns a
+style more easily than a character.
 """
 
 STRENGTH = """

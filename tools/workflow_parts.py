@@ -43,7 +43,6 @@ class Numbers:
     vn_n: float
     strength_elsewhere: float
     strength_beside_subject: float
-    subject_strength: float
     pictures: int
 
 
@@ -83,8 +82,8 @@ class Workflow(Graph):
             model=model, lora_name=DOMAIN_LORA, strength_model=strength,
         )  # fmt: skip
 
-    def load_learned(self, model: Node, stage: Node, title: str, strength: float = 1.0) -> Node:
-        inputs: dict[str, Any] = {"model": model["model"], "lora": stage["lora"], "strength_model": strength}
+    def load_learned(self, model: Node, stage: Node, title: str) -> Node:
+        inputs: dict[str, Any] = {"model": model["model"], "lora": stage["lora"]}
         return self.node("LoraModelLoader", title=title, colour=GREEN, wide=300, **inputs)
 
     # what is asked for

@@ -68,7 +68,7 @@ def with_subject(g: Workflow) -> None:
         steps=n.subject_steps, learning_rate=n.subject_rate, seed=3,
     )  # fmt: skip
     saved = g.save_lora(learn, "Save the subject", "sketchbook_olis")
-    subject = g.load_learned(model, learn, "Load LoRA of the subject", n.subject_strength)
+    subject = g.load_learned(model, learn, "Load LoRA of the subject")
     domain = g.load_domain(subject["model"], n.strength_beside_subject)
     asked = [
         g.prompt(model["clip"], "a olis face", "Prompt 1"),
