@@ -23,7 +23,7 @@ class HostForm:
 
     def __init__(self, reference: Reference, host: Path) -> None:
         self.reference = reference
-        self.pack = _pack(host)
+        self.pack = load_pack(host)
         with torch.inference_mode():  # as a loader makes it
             self.model = host_model(reference)
 
@@ -105,13 +105,6 @@ class HostForm:
     def _prediction(self, x: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
         process = self.module("nodes.host").process_of(self.model)
         return process.prediction(x, x0, sigma.expand(len(x)))
-
-
-def _pack(host: Path) -> Any:
-    """Return the pack, loaded once."""
-    from tools.load_pack import ROOT
-
-    return sys.modules.get(ROOT.as_posix().replace(".", "_x_")) or load_pack(host)
 
 
 def host_model(reference: Reference) -> Any:

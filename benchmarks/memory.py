@@ -24,7 +24,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 import torch
@@ -32,17 +32,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.random_model import random_model
 from benchmarks.unet_denoiser import find_host
 from tools.load_pack import ROOT, load_pack
 
 LIMIT = 1.15
 MIB = 2**20
-UNET = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "channel_mult": [1, 2, 4, 4],
-    "num_res_blocks": [2, 2, 2, 2], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "transformer_depth_middle": 1,
-    "context_dim": 768, "use_spatial_transformer": True, "use_linear_in_transformer": False, "legacy": False,
-}  # fmt: skip
 
 
 def main() -> int:
@@ -106,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
     modules = {name.removeprefix(f"{pack.__name__}."): module for name, module in sys.modules.items()}
     found: dict[str, float] = {}
-    model = base_model(arguments.width)
+    model = random_model(arguments.width)
     found |= {"weights": float(sum(p.nbytes for p in model.model.diffusion_model.parameters()))}
     training = modules["nodes.training"]
     sockets = modules["nodes.sockets"]
@@ -187,39 +182,6 @@ def activations(
                 core["objectives"].total(terms, plan.weights).backward()
     # weights, gradients and two moments; the gradients are part of what the backward pass left alive
     return {"activations": live.most, "optimizer": 3 * trained}
-
-
-def base_model(width: int) -> Any:
-    """Return a ModelPatcher of a UNet like that of SD1.x with random weights."""
-    import comfy.latent_formats
-    import comfy.model_base
-    import comfy.model_management
-    import comfy.model_patcher
-    import comfy.supported_models_base
-
-    class Config(comfy.supported_models_base.BASE):
-        unet_config = UNET
-        unet_extra_config: ClassVar = {"num_heads": 8, "num_head_channels": -1}
-        sampling_settings: ClassVar = {}
-        latent_format = comfy.latent_formats.SD15
-
-        def inpaint_model(self) -> bool:
-            return False
-
-    device = comfy.model_management.get_torch_device()
-    with torch.inference_mode():
-        config = Config(UNET | {"model_channels": width})
-        config.set_inference_dtype(torch.float16 if device.type == "cuda" else torch.float32, None)
-        model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.EPS, device=torch.device("cpu"))
-        generator = torch.Generator().manual_seed(0)
-        for weight in model.diffusion_model.parameters():
-            if weight.ndim > 1:
-                weight.normal_(std=weight[0].numel() ** -0.5, generator=generator)
-            else:
-                weight.fill_(0.5)
-    return comfy.model_patcher.CoreModelPatcher(
-        model, load_device=device, offload_device=comfy.model_management.unet_offload_device()
-    )
 
 
 def resident() -> float:

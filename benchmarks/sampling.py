@@ -19,25 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.random_model import random_model
 from benchmarks.unet_denoiser import find_host
 from tools.load_pack import load_pack
 
 STOCK = ("KSampler", "plain guidance")
 PROMPTS = ("target", "source", "bare", "empty")
 STRENGTHS = {"V-uncond, 0": ("V-uncond", 0.0), "V-uncond": ("V-uncond", 1.0), "VN-N": ("VN-N", 1.0)}
-UNET: dict[str, Any] = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "context_dim": 768,
-    "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "use_linear_in_transformer": False, "use_spatial_transformer": True, "legacy": False,
-}  # fmt: skip
 
 
 class Bench:
     """Sample with a random MODEL through every way, and keep times and rows of its steps."""
 
-    def __init__(self, host: Path, *, width: int, dtype: torch.dtype) -> None:
+    def __init__(self, host: Path, *, width: int) -> None:
         pack = load_pack(host)
         import comfy.samplers
         import comfy.utils
@@ -47,7 +41,7 @@ class Bench:
         self.sampling = sys.modules[pack.__name__ + ".nodes.sampling"]
         sockets = sys.modules[pack.__name__ + ".nodes.sockets"]
         with torch.inference_mode():
-            self.model = random_model(width, dtype)
+            self.model = random_model(width)
             self.prompts = sockets.DomainPrompts(
                 identifier="V", category="N", **{name: prompt(i) for i, name in enumerate(PROMPTS)}
             )
@@ -109,25 +103,6 @@ def prompt(seed: int) -> list[list[Any]]:
     return [[torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(seed)), {}]]
 
 
-def random_model(width: int, dtype: torch.dtype) -> Any:
-    """Return a MODEL of SD1.x's layout with random weights."""
-    import comfy.model_base
-    import comfy.model_management
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    config = comfy.supported_models.SD15({**UNET, "model_channels": width})
-    config.set_inference_dtype(dtype, None)
-    device = comfy.model_management.get_torch_device()
-    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.EPS, device=device)
-    generator = torch.Generator(device).manual_seed(0)
-    for weight in model.diffusion_model.parameters():
-        scale = 0.0 if weight.ndim == 1 else 0.5 * weight[0].numel() ** -0.5
-        weight.copy_(torch.randn(weight.shape, generator=generator, device=device) * scale)
-    offload = comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.CoreModelPatcher(model.eval(), load_device=device, offload_device=offload)
-
-
 def measure(bench: Bench, batch: int, size: int, steps: int, rounds: int) -> None:
     """Print the table of one batch size."""
     ways = bench.ways()
@@ -164,7 +139,7 @@ def main() -> None:
     given = parser.parse_args()
     gpu = torch.cuda.is_available()
     size, width = given.size or (512 if gpu else 128), given.width or (320 if gpu else 64)
-    bench = Bench(find_host(given.host), width=width, dtype=torch.float16 if gpu else torch.float32)
+    bench = Bench(find_host(given.host), width=width)
     name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     count = sum(weight.numel() for weight in bench.model.model.diffusion_model.parameters())
     print(f"{name}, torch {torch.__version__}; UNet of {count / 1e6:.0f} M, {size} x {size} pixels")

@@ -25,7 +25,7 @@ class DomainGalleryPersonalize(io.ComfyNode):
             'domain: "a [identifier] [subject identifier] [category of the subject]".',
             search_aliases=["joint personalization", "subject", "dreambooth", "character", "train lora"],
             inputs=[
-                *training_inputs(1000, 5e-5),
+                *training_inputs(1000, 5e-5, "the paper's for a domain alone"),
                 Prompts.Input(
                     "subject_prompts",
                     tooltip="From a second Domain Prompts, with the word for the subject and its category.",

@@ -8,14 +8,14 @@ from .sampling_inputs import seed_input
 from .sockets import Dataset, Options, Prompts, Run
 
 
-def training_inputs(steps: int, learning_rate: float) -> list[io.Input]:
-    """Return the inputs that all training nodes begin with."""
+def training_inputs(steps: int, learning_rate: float, origin: str = "the paper's") -> list[io.Input]:
+    """Return the inputs that all training nodes begin with; `origin` says whose the defaults are."""
     return [
         io.Model.Input("model", tooltip="The model to learn on. It is left exactly as it was."),
         Prompts.Input("prompts", tooltip="From Domain Prompts."),
         Dataset.Input("dataset", tooltip="From Dataset."),
         io.Int.Input(
-            "steps", default=steps, min=1, max=100000, tooltip=f"Training steps. The paper takes {steps}."
+            "steps", default=steps, min=1, max=100000, tooltip=f"Training steps. {steps} are {origin}."
         ),
         io.Float.Input(
             "learning_rate",
@@ -23,7 +23,7 @@ def training_inputs(steps: int, learning_rate: float) -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=1e-6,
-            tooltip=f"How far each step goes. {learning_rate:g} is the paper's, for Stable Diffusion; "
+            tooltip=f"How far each step goes. {learning_rate:g} is {origin}, for Stable Diffusion; "
             "small models need more.",
         ),
         seed_input(

@@ -21,10 +21,12 @@ def enter_host(host: Path) -> None:
 
 
 def load_pack(host: Path) -> ModuleType:
-    """Return the pack as a package; its modules are `<name>.nodes`, `<name>.domaingallery_core`."""
+    """Return the pack as a package, loaded once; its modules are `<name>.nodes` and so on."""
+    name = ROOT.as_posix().replace(".", "_x_")
+    if name in sys.modules:
+        return sys.modules[name]
     enter_host(host)
     importlib.import_module("nodes")  # the host's, before the pack's folder of that name can be found
-    name = ROOT.as_posix().replace(".", "_x_")
     spec = importlib.util.spec_from_file_location(
         name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )

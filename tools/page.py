@@ -61,14 +61,15 @@ def open_template(page: Any, name: str) -> dict[str, Any]:
 
 def run_template(page: Any, path: Path, *, timeout: float = 120.0) -> None:
     """Queue what is open, wait until every saved picture shows, and write a screenshot of all of it."""
+    page.keyboard.press("Escape")  # closes what the page greets a newcomer with
+    # A node loads its pictures when it is drawn, so all of them have to be in view.
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     page.evaluate("() => window.app.queuePrompt(0, 1)")
     page.wait_for_function(
         "() => window.app.graph.nodes.filter(n => n.type === 'SaveImage').every(n => n.imgs?.length > 0)",
         timeout=timeout * 1000,
     )
-    page.keyboard.press("Escape")  # closes what the page greets a newcomer with
-    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    time.sleep(1.5)  # the view glides there
+    time.sleep(1.5)  # the last picture is drawn
     page.screenshot(path=path)
 
 

@@ -149,16 +149,20 @@ class Workflow(Graph):
             denoise_steps=n.denoise_steps,
         )  # fmt: skip
 
-    def stages(self, model: Node, words: Node, dataset: Node) -> list[Node]:
-        """Add the options of both stages, and the stages."""
-        n = self.numbers
+    def learnt_from(self, model: Node, words: Node, dataset: Node) -> tuple[Node, dict[str, Any]]:
+        """Add the options of both stages; return them, and the inputs that the stages share."""
         options = self.options()
-        data: dict[str, Any] = {
+        return options, {
             "model": model["model"],
             "prompts": words["prompts"],
             "dataset": dataset["dataset"],
             "options": options["options"],
         }
+
+    def stages(self, model: Node, words: Node, dataset: Node) -> list[Node]:
+        """Add the options of both stages, and the stages."""
+        n = self.numbers
+        options, data = self.learnt_from(model, words, dataset)
         erase = self.node(
             "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
             steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,

@@ -109,14 +109,8 @@ def joint(g: Workflow) -> None:
     subject_images, subject_preview, subject_dataset = g.images_beside(
         model, source, SUBJECT_IMAGES, "subject"
     )
-    options = g.options()
-    data: dict[str, Any] = {
-        "model": model["model"],
-        "prompts": words["prompts"],
-        "dataset": dataset["dataset"],
-        "options": options["options"],
-        "subject_prompts": subject_words["prompts"],
-    }
+    options, data = g.learnt_from(model, words, dataset)
+    data["subject_prompts"] = subject_words["prompts"]
     erase = g.node(
         "DomainGalleryErase", title="1  Erase both words", colour=PURPLE,
         steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,
