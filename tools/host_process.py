@@ -182,7 +182,7 @@ class HostProcess:
             "--base-directory", str(self.base),
             "--database-url", f"sqlite:///{(self.base / 'user' / 'host.db').as_posix()}",
             "--disable-api-nodes", "--disable-auto-launch",
-            *(["--cpu"] if cpu else []),
+            *(["--cpu", "--use-pytorch-cross-attention"] if cpu else []),  # the faster attention there
             *self.arguments,
         ]  # fmt: skip
 

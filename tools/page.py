@@ -62,15 +62,23 @@ def open_template(page: Any, name: str) -> dict[str, Any]:
 def run_template(page: Any, path: Path, *, timeout: float = 120.0) -> None:
     """Queue what is open, wait until every saved picture shows, and write a screenshot of all of it."""
     page.keyboard.press("Escape")  # closes what the page greets a newcomer with
-    # A node loads its pictures when it is drawn, so all of them have to be in view.
-    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    fit_view(page)
     page.evaluate("() => window.app.queuePrompt(0, 1)")
     page.wait_for_function(
         "() => window.app.graph.nodes.filter(n => n.type === 'SaveImage').every(n => n.imgs?.length > 0)",
         timeout=timeout * 1000,
     )
-    time.sleep(1.5)  # the last picture is drawn
+    page.set_viewport_size(
+        {"width": 3200, "height": 1800}
+    )  # the page writes no text on nodes that it shows small
+    fit_view(page)
     page.screenshot(path=path)
+
+
+def fit_view(page: Any) -> None:
+    """Show all nodes; the view glides there, and pictures are loaded when they come into it."""
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    time.sleep(1.5)
 
 
 def main() -> None:

@@ -91,12 +91,13 @@ SUBJECT = """
 # With a subject LoRA
 
 *Olis* is one particular character that the model has never seen. Five pictures teach the word **olis** to
-the model, with the target and prior terms alone: the other two weights in *Training Options* are 0, which
-makes this DreamBooth with LoRA.
+the model, with the target and prior terms alone: two weights in *Training Options* are 0, which makes this
+DreamBooth with LoRA. The prior has a weight of {subject_prior_weight:g} here, as the small model would learn
+too little of the character with the usual 1.
 
-Then the domain and the subject are chained, and "a sks olis face" asks for both. The domain is loaded with a
-strength of {strength_beside_subject:g}, so that something of the subject is left: the small model learns a
-style more easily than a character.
+Then the subject and the domain are chained, and "a sks olis face" asks for both. The subject is loaded with a
+strength of {strength_of_subject:g}. Expect the domain to win: the small model learns a style more easily than
+a character.
 """
 
 STRENGTH = """

@@ -13,6 +13,7 @@ DOMAIN = "cyanotype"  # what the demo teaches; a style of the sketchbook that it
 DOMAIN_LORA = f"sketchbook_{DOMAIN}.safetensors"
 DOMAIN_IMAGES: dict[str, Any] = {"domain": DOMAIN, "category": "face", "count": 10, "seed": 0}
 SUBJECT_IMAGES: dict[str, Any] = {"domain": "plain", "category": "olis", "count": 5, "seed": 0}
+LINE, CURVES = 60, 290  # extra heights: for a line of progress, for it and the curves of a stage
 ERASE_FRAME, LEARN_FRAME, DRAW_FRAME, DATA_FRAME = "#a1309b", "#b06634", "#3f789e", "#3f9e6f"
 
 
@@ -32,6 +33,7 @@ class Numbers:
     train_rate: float
     subject_steps: int
     subject_rate: float
+    subject_prior_weight: float
     joint_steps: int
     joint_rate: float
     joint_subject_weight: float
@@ -42,7 +44,7 @@ class Numbers:
     v_uncond: float
     vn_n: float
     strength_elsewhere: float
-    strength_beside_subject: float
+    strength_of_subject: float
     pictures: int
 
 
@@ -82,8 +84,12 @@ class Workflow(Graph):
             model=model, lora_name=DOMAIN_LORA, strength_model=strength,
         )  # fmt: skip
 
-    def load_learned(self, model: Node, stage: Node, title: str) -> Node:
-        inputs: dict[str, Any] = {"model": model["model"], "lora": stage["lora"]}
+    def load_learned(self, model: Node, stage: Node, title: str, strength: float = 1.0) -> Node:
+        inputs: dict[str, Any] = {
+            "model": model["model"],
+            "lora": stage["lora"],
+            "strength_model": strength,
+        }
         return self.node("LoraModelLoader", title=title, colour=GREEN, wide=300, **inputs)
 
     # what is asked for
@@ -116,7 +122,7 @@ class Workflow(Graph):
         images, preview = self.target_images(target, title)
         source = self.source_images(model, words, count=count, seed=seed)
         dataset = self.node(
-            "DomainGalleryDataset", colour=BLUE,
+            "DomainGalleryDataset", colour=BLUE, tall=LINE,
             vae=model["vae"], source_images=source["images"], target_images=images["images"],
         )  # fmt: skip
         return [images, preview, source, dataset]
@@ -125,7 +131,7 @@ class Workflow(Graph):
         """Add target images, their preview, and their dataset with source images that are there already."""
         images, preview = self.target_images(target, title)
         dataset = self.node(
-            "DomainGalleryDataset", title=f"Dataset of the {title}", colour=BLUE, vae=model["vae"],
+            "DomainGalleryDataset", title=f"Dataset of the {title}", colour=BLUE, tall=LINE, vae=model["vae"],
             source_images=source["images"], target_images=images["images"],
         )  # fmt: skip
         return [images, preview, dataset]
@@ -137,7 +143,7 @@ class Workflow(Graph):
     def source_images(self, model: Node, words: Node, *, count: int, seed: int) -> Node:
         size = self.numbers.size
         return self.node(
-            "DomainGallerySourceImages", colour=BLUE, model=model["model"], vae=model["vae"],
+            "DomainGallerySourceImages", colour=BLUE, tall=LINE, model=model["model"], vae=model["vae"],
             prompts=words["prompts"], count=count, width=size, height=size, batch_size=16, seed=seed,
             **self.sampling,
         )  # fmt: skip
@@ -164,12 +170,12 @@ class Workflow(Graph):
         n = self.numbers
         options, data = self.learnt_from(model, words, dataset)
         erase = self.node(
-            "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE,
+            "DomainGalleryErase", title="1  Erase Prior Attributes", colour=PURPLE, tall=CURVES,
             steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,
         )  # fmt: skip
         learn = self.node(
-            "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, erased=erase["lora"],
-            steps=n.train_steps, learning_rate=n.train_rate, seed=2, **data,
+            "DomainGalleryTrain", title="2  Train Domain LoRA", colour=PURPLE, tall=CURVES,
+            erased=erase["lora"], steps=n.train_steps, learning_rate=n.train_rate, seed=2, **data,
         )  # fmt: skip
         return [options, erase, learn]
 

@@ -8,12 +8,14 @@ from . import workflow_notes as notes
 from .workflow_graph import BLUE, PURPLE
 from .workflow_layout import place
 from .workflow_parts import (
+    CURVES,
     DATA_FRAME,
     DOMAIN,
     DOMAIN_IMAGES,
     DRAW_FRAME,
     ERASE_FRAME,
     LEARN_FRAME,
+    LINE,
     SUBJECT_IMAGES,
     Workflow,
 )
@@ -60,16 +62,17 @@ def with_subject(g: Workflow) -> None:
     )
     options = g.node(
         "DomainGalleryOptions", title="Target and prior terms alone", rank=n.rank, alpha=float(n.rank),
-        batch_size=n.batch_size, disentanglement_weight=0.0, similarity_weight=0.0, schedule="linear",
+        batch_size=n.batch_size, prior_weight=n.subject_prior_weight, disentanglement_weight=0.0,
+        similarity_weight=0.0, schedule="linear",
     )  # fmt: skip
     learn = g.node(
-        "DomainGalleryTrain", title="Train Subject LoRA", colour=PURPLE, model=model["model"],
+        "DomainGalleryTrain", title="Train Subject LoRA", colour=PURPLE, tall=CURVES, model=model["model"],
         prompts=words["prompts"], dataset=dataset["dataset"], options=options["options"],
         steps=n.subject_steps, learning_rate=n.subject_rate, seed=3,
     )  # fmt: skip
     saved = g.save_lora(learn, "Save the subject", "sketchbook_olis")
-    subject = g.load_learned(model, learn, "Load LoRA of the subject")
-    domain = g.load_domain(subject["model"], n.strength_beside_subject)
+    subject = g.load_learned(model, learn, "Load LoRA of the subject", n.strength_of_subject)
+    domain = g.load_domain(subject["model"])
     asked = [
         g.prompt(model["clip"], "a olis face", "Prompt 1"),
         g.prompt(model["clip"], "a sks olis face", "Prompt 2"),
@@ -112,11 +115,11 @@ def joint(g: Workflow) -> None:
     options, data = g.learnt_from(model, words, dataset)
     data["subject_prompts"] = subject_words["prompts"]
     erase = g.node(
-        "DomainGalleryErase", title="1  Erase both words", colour=PURPLE,
+        "DomainGalleryErase", title="1  Erase both words", colour=PURPLE, tall=CURVES,
         steps=n.erase_steps, learning_rate=n.erase_rate, seed=1, **data,
     )  # fmt: skip
     learn = g.node(
-        "DomainGalleryPersonalize", title="2  Learn both", colour=PURPLE, erased=erase["lora"],
+        "DomainGalleryPersonalize", title="2  Learn both", colour=PURPLE, tall=CURVES, erased=erase["lora"],
         subject_dataset=subject_dataset["dataset"], subject_weight=n.joint_subject_weight,
         steps=n.joint_steps, learning_rate=n.joint_rate, seed=2, **data,
     )  # fmt: skip
@@ -154,7 +157,7 @@ def several_categories(g: Workflow) -> None:
     preview = g.node("PreviewImage", title="The domain", tall=280, images=images["image"])
     source = g.source_images(model, words, count=g.numbers.source_count, seed=1000)
     dataset = g.node(
-        "DomainGalleryDataset", colour=BLUE, vae=model["vae"], source_images=source["images"],
+        "DomainGalleryDataset", colour=BLUE, tall=LINE, vae=model["vae"], source_images=source["images"],
         target_images=images["image"], prompts=words["prompts"], categories="6 face, 4 house",
     )  # fmt: skip
     options, erase, learn = g.stages(model, words, dataset)
