@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -84,6 +85,7 @@ def save_lora(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(stored, temporary, metadata=dict(metadata or {}))
+        _sort_metadata(temporary)
         _check(temporary, stored, dict(metadata or {}))
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
@@ -163,6 +165,17 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileError(
             f"Expected a LoRA in safetensors format at {str(path)!r}, got: {error}. Choose another."
         ) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a file, which safetensors writes in any order: equal LoRAs are equal files."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 def _check(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -66,6 +66,15 @@ def test_the_host_names_go_both_ways():
         comfyui_to_core({"text.lora_A.weight": torch.zeros(1)})
 
 
+def test_equal_loras_are_equal_files(tmp_path):
+    metadata = {f"key {i}": f'"{i}" \n é' for i in range(9)}
+
+    files = [save_lora(tmp_path / f"{i}.safetensors", tensors(), metadata).read_bytes() for i in range(4)]
+
+    assert len(set(files)) == 1
+    assert load_lora(tmp_path / "0.safetensors").metadata == metadata
+
+
 @pytest.mark.parametrize("failing", ["save_file", "_check"])
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, failing):
     path = save_lora(tmp_path / "a.safetensors", tensors())
