@@ -332,7 +332,7 @@ def check_space():
 def install_packages(wanted):
     """Install what is wanted, and stamp the environment when all of it is there."""
     python, repair = venv_python(), UNFINISHED.exists()
-    say("Installing the packages again" if repair else "Installing packages (6 GB if all are new)")
+    say("Installing the packages again" if repair else "Installing packages (7 GB if all are new)")
     # an interrupted install can leave packages that only look complete, so everything is laid out anew
     if has_uv():
         # as pip does by itself; without bytecode the host takes twice as long to start
