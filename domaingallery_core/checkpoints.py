@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
-import secrets
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import FileError, InputError
+from .files import claimed, clear_leftovers, load_tensors, save_tensors
 from .fingerprints import differences
 
 log = logging.getLogger("domaingallery")
 
 HEADER = "domaingallery.checkpoint"
-_PATTERN = "step_*.safetensors"
+#: Seconds between two checkpoints where no number of steps is asked for.
+INTERVAL = 180.0
+#: How many processes may be at the same run at once, each in a folder of its own.
+MOST_AT_ONCE = 9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,11 +48,15 @@ class Checkpoints:
     """Keep the checkpoints of one run in a folder of their own.
 
     Attributes:
+        folder: where they are, unless another process has it.
         identity: what decides the run, as `fingerprints.run_identity` tells it.
-        every: steps between checkpoints; 0 for one when the run is stopped, removed when it is done.
+        every: steps between checkpoints that stay when the run is done; 0 for those of every few minutes
+            alone, which are removed then.
         keep: how many remain; the oldest go first.
         resume: whether a run that was stopped goes on; otherwise its checkpoints are replaced.
-        saved: the last file that was written.
+        interval: seconds after which one is written in any case.
+        saved: the last file that was written or gone on from.
+        place: the folder that is claimed: `folder`, or one beside it.
     """
 
     folder: Path
@@ -57,64 +64,109 @@ class Checkpoints:
     every: int = 0
     keep: int = 1
     resume: bool = True
+    interval: float = INTERVAL
     saved: Path | None = None
+    place: Path = field(init=False)
+    _written: float = field(init=False)
 
-    def load(self) -> Checkpoint | None:
-        """Return the newest checkpoint that can be read, if the run is to go on from one.
+    def __post_init__(self) -> None:
+        self.place, self._written = self.folder, time.monotonic()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Have the folder to oneself; where another process trains the same, one beside it."""
+        with contextlib.ExitStack() as stack:
+            for folder in self._folders():
+                if stack.enter_context(claimed(folder)):
+                    self.place = folder
+                    clear_leftovers(folder)
+                    break
+            yield
+
+    def load(self, restore: Callable[[Checkpoint], None]) -> Checkpoint | None:
+        """Restore the newest checkpoint that can be, if the run is to go on from one; return it.
 
         Raises:
             InputError: it is of a run with another plan, data or base model.
         """
         if not self.resume:
             return None
-        for path in reversed(checkpoint_files(self.folder)):
+        found = [path for folder in self._folders() for path in checkpoint_files(folder)]
+        for path in sorted(found, key=lambda path: path.name, reverse=True):
             try:
-                found = load_checkpoint(path)
+                checkpoint = load_checkpoint(path)
+                if changed := differences(checkpoint.identity, self.identity):
+                    raise InputError(
+                        f"Expected to go on with the run in {path.parent.name!r}, got another one: "
+                        f"{'; '.join(changed)}. Set these back, choose another run name, or start over."
+                    )
+                restore(checkpoint)
             except FileError as error:
-                log.warning("%s Trying an older one.", error)
+                log.warning("The checkpoint %s is passed over. %s", path.name, error)
                 continue
-            if changed := differences(found.identity, self.identity):
-                raise InputError(
-                    f"Expected to go on with the run in {self.folder.name!r}, got another one: "
-                    f"{'; '.join(changed)}. Set these back, choose another run name, or start over."
-                )
-            return found
+            self.saved = path
+            return checkpoint
         return None
 
     def due(self, step: int) -> bool:
         """Tell whether a checkpoint is wanted after a step."""
-        return self.every > 0 and step % self.every == 0
+        asked = self.every > 0 and step % self.every == 0
+        return asked or time.monotonic() - self._written >= self.interval
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, then remove those that are too many.
+    def save(self, checkpoint: Checkpoint) -> bool:
+        """Write a checkpoint, then remove those that are too many; tell whether the disk took it.
 
-        Raises:
-            FileError: the disk refuses, or a weight is not finite; earlier checkpoints are as they were.
+        A disk that refuses does not end a run: it is warned of, and the earlier checkpoints stay.
         """
-        path = self.folder / f"step_{checkpoint.step:06}.safetensors"
-        replaced = [] if self.resume else checkpoint_files(self.folder)
-        save_checkpoint(path, checkpoint)
+        self._written = time.monotonic()
+        path = self.place / f"step_{checkpoint.step:06}.safetensors"
+        try:
+            save_checkpoint(path, checkpoint)
+        except FileError as error:
+            log.warning("Step %d is not kept. %s", checkpoint.step, error)
+            return False
+        if not self.resume:
+            self._clear(but=path)
+        others = [old for old in checkpoint_files(self.place) if old != path]
+        later = [
+            old for old in others if old.name > path.name
+        ]  # damaged, or they would have been gone on from
+        earlier = [old for old in others if old not in later]
+        for old in [*later, *earlier[: max(len(earlier) + 1 - self.keep, 0)]]:
+            _remove(old)
         self.saved, self.resume = path, True
-        for old in replaced:
-            if old != path:
-                old.unlink(missing_ok=True)
-        for old in checkpoint_files(self.folder)[: -self.keep]:
-            old.unlink(missing_ok=True)
-        return path
+        return True
 
     def finish(self) -> None:
-        """Remove the checkpoint of a stop, which a finished run needs no more."""
-        if self.every == 0 and self.folder.is_dir():
-            for path in checkpoint_files(self.folder):
-                path.unlink(missing_ok=True)
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
+        """Remove what a finished run needs no more."""
+        if self.every == 0:
+            self._clear()
             self.saved = None
+
+    def _clear(self, but: Path | None = None) -> None:
+        """Remove the checkpoints of the run, those of processes that are gone as well."""
+        for folder in filter(Path.is_dir, self._folders()):
+            with contextlib.nullcontext(True) if folder == self.place else claimed(folder) as free:
+                for path in checkpoint_files(folder) if free else ():
+                    if path != but:
+                        _remove(path)
+
+    def _folders(self) -> list[Path]:
+        """Return the folder of the run, and those beside it for further processes at the same time."""
+        more = (self.folder.with_name(f"{self.folder.name}-{n}") for n in range(2, MOST_AT_ONCE + 1))
+        return [self.folder, *more]
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("The checkpoint %s cannot be removed: %s.", path.name, error.strerror)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the oldest first."""
-    return sorted(folder.glob(_PATTERN))
+    return sorted(path for path in folder.glob("step_*.safetensors") if path.is_file())
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -123,27 +175,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         FileError: the disk refuses, or a weight is not finite.
     """
-    stored = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in checkpoint.tensors.items()}
-    for name, tensor in stored.items():
+    for name, tensor in checkpoint.tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise FileError(f"Expected finite weights, got NaN or infinity in {name!r}. Nothing was written.")
     header = {"step": checkpoint.step, "identity": checkpoint.identity, "numbers": checkpoint.numbers}
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(".step_*.part"):  # of a run that was killed while it wrote
-            left.unlink(missing_ok=True)
-        save_file(stored, temporary, metadata={"format": "pt", HEADER: json.dumps(header)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise FileError(
-            f"Expected to write the checkpoint {path.name!r} into {str(path.parent)!r}, got: {error}. "
-            "Check the space and the rights there."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_tensors(path, checkpoint.tensors, {"format": "pt", HEADER: json.dumps(header)})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -152,10 +188,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         FileError: the file is absent, damaged, or none.
     """
+    tensors, metadata = load_tensors(path)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        return Checkpoint(header["step"], header["identity"], tensors, header["numbers"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        header = json.loads(metadata[HEADER])
+        step, identity, numbers = header["step"], header["identity"], header["numbers"]
+        if not (isinstance(step, int) and isinstance(identity, dict) and isinstance(numbers, dict)):
+            raise ValueError("its header has other values")
+    except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"Expected a checkpoint at {str(path)!r}, got: {error}. Remove it.") from error
+    return Checkpoint(step, identity, tensors, numbers)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ from .errors import FileError
 
 #: The key of the checksum in a file's metadata.
 CHECKSUM = "domaingallery.sha256"
+#: The file in a folder whose lock says that the folder is in use.
+LOCK = ".lock"
 #: Seconds in which a file that is being written is left alone.
 JUST_NOW = 2.0
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -51,7 +54,7 @@ def write_file(path: Path, content: bytes, *, replace: bool = True) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            if os.name == "nt":  # an open file cannot be moved there
+            if sys.platform == "win32":  # an open file cannot be moved there
                 file.close()
             _place(part, path, replace)
     except FileExistsError:
@@ -75,7 +78,7 @@ def refused(path: Path, error: Exception) -> FileError:
 def _place(part: Path, path: Path, replace: bool) -> None:
     if replace:
         os.replace(part, path)
-    elif os.name == "nt":
+    elif sys.platform == "win32":
         os.rename(part, path)  # which does not replace there
     else:
         try:
@@ -92,14 +95,52 @@ def locked(path: Path, mode: str) -> Iterator[IO[bytes]]:
     """Open a file and hold its lock, which the system releases however the holder ends.
 
     Raises:
-        BlockingIOError: another process holds it.
+        OSError: another process holds it.
     """
     with path.open(mode) as file:
-        if os.name != "nt":  # there an open file cannot be removed, which is all that is asked of it
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(2**30)  # far from what is written
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            file.seek(0)
+        else:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield file
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Claim a folder for this process, by a lock on a file in it; gives False if another one has it.
+
+    The folder is made where it is not there, and removed at the end if nothing else is in it. A disk that
+    refuses is as if another process had it.
+    """
+    lock = folder / LOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(locked(lock, "ab"))
+            # Whoever had it may have removed the file between opening and locking.
+            ours = os.fstat(file.fileno()).st_ino == lock.stat().st_ino
+        except OSError:
+            ours = False
+        try:
+            yield ours
+        finally:
+            if ours:
+                if sys.platform == "win32":  # an open file cannot be removed there
+                    file.close()
+                release(folder)
+
+
+def release(folder: Path) -> None:
+    """Remove the lock file of a folder, and the folder if there is nothing else in it."""
+    with contextlib.suppress(OSError):
+        (folder / LOCK).unlink()
+        folder.rmdir()
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -108,11 +149,10 @@ def clear_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - part.stat().st_mtime < JUST_NOW:  # its writer may be about to lock it
                 continue
-            with locked(part, "rb"):
-                if os.name != "nt":
+            with locked(part, "rb+"):
+                if sys.platform != "win32":
                     part.unlink()
-            if os.name == "nt":
-                part.unlink()
+            part.unlink(missing_ok=True)
 
 
 def save_tensors(

@@ -32,21 +32,21 @@ class Monitor:
 
     Attributes:
         previews: how many pictures, drawn from fixed noise under the target prompt.
-        preview_steps, preview_guidance: steps of DDIM and guidance scale for them.
+        preview_steps, preview_cfg: steps of DDIM and guidance scale for them.
     """
 
     validate_every: int = 0
     preview_every: int = 0
     previews: int = 1
     preview_steps: int = 20
-    preview_guidance: float = 7.5
+    preview_cfg: float = 7.5
 
     def __post_init__(self) -> None:
         check_number("validate_every", self.validate_every, least=0, whole=True)
         check_number("preview_every", self.preview_every, least=0, whole=True)
         check_number("previews", self.previews, least=1, whole=True)
         check_number("preview_steps", self.preview_steps, least=1, whole=True)
-        check_number("preview_guidance", self.preview_guidance, least=0)
+        check_number("preview_cfg", self.preview_cfg, least=0)
 
     def validates(self, step: int, total: int) -> bool:
         """Tell whether the loss is read after a step: every so many, at the beginning and at the end."""
@@ -80,7 +80,9 @@ def validation_loss(denoiser: Denoiser, parts: Sequence[Watched], batch_size: in
     """
     total = sum(len(examples) for examples, _ in parts)
     return sum(
-        _loss(denoiser, examples.latents[:IMAGES], condition, batch_size) * (len(examples) / total)
+        # One crop of each image, so that many images are read and not many crops of few.
+        _loss(denoiser, examples.latents[:: examples.variants][:IMAGES], condition, batch_size)
+        * (len(examples) / total)
         for examples, condition in parts
     )
 
@@ -89,6 +91,7 @@ def validation_loss(denoiser: Denoiser, parts: Sequence[Watched], batch_size: in
 def _loss(denoiser: Denoiser, latents: Tensor, condition: Condition, batch_size: int) -> float:
     """Return the mean of Eq. 1 over latents (N C H W) at the fixed noise levels."""
     stream = generator(0, "validation")
+    latents = latents.to(_device(condition))
     found = []
     for level in range(LEVELS):
         timestep = int((level + 0.5) * len(denoiser.process) / LEVELS)
@@ -103,25 +106,36 @@ def _loss(denoiser: Denoiser, latents: Tensor, condition: Condition, batch_size:
 
 @torch.no_grad()
 def draw_previews(
-    denoiser: Denoiser, like: Tensor, condition: Condition, empty: Condition | None, monitor: Monitor
+    denoiser: Denoiser,
+    like: Tensor,
+    condition: Condition,
+    empty: Condition | None,
+    monitor: Monitor,
+    batch_size: int,
 ) -> Tensor:
     """Return latents (B C H W), of the size of `like` (N C H W), drawn by DDIM from fixed noise."""
     first = len(denoiser.process) - 1
     noise = torch.randn((monitor.previews, *like.shape[1:]), generator=generator(0, "preview")).to(like)
+    noise = noise.to(_device(condition))
     x = denoiser.process.noised(torch.zeros_like(noise), noise, denoiser.process.sigma(first, noise))
     drawn = [
         recurrent_denoise(
             denoiser,
-            row,
+            rows,
             first,
             condition,
             steps=monitor.preview_steps,
-            guidance=monitor.preview_guidance,
+            guidance=monitor.preview_cfg,
             empty=empty,
         )
-        for row in x.split(1)
+        for rows in x.split(batch_size)
     ]
     return torch.cat(drawn).float().cpu()
+
+
+def _device(condition: Condition) -> torch.device:
+    """Return where the model is, which is where its prompts are."""
+    return next(iter(condition.tensors.values())).device
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +28,7 @@ class RunState:
         validation: the validation loss, by step.
         previews: the latents of each preview (B C H W), by step.
         skipped: how many of the last steps in a row were not finite.
+        skipped_in_all: how many steps were not finite.
         whole: False while a step changes the weights.
     """
 
@@ -36,12 +40,19 @@ class RunState:
         self.noise = generator(plan.seed, "noise")
         self.dropout = plan.dropout > 0
         self.step = 0
-        self.skipped = 0
+        self.skipped = self.skipped_in_all = 0
         self.losses: dict[str, list[float]] = {}
         self.validation: dict[int, float] = {}
         self.previews: dict[int, Tensor] = {}
         self.whole = True
         self._streams = self._read_streams()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Return a context that changes the weights; a run that ends inside it must not be kept."""
+        self.whole = False
+        yield
+        self.whole = True
 
     def done(self, step: int) -> None:
         """Note that a step is complete; a checkpoint made during the next one is of this moment."""
@@ -59,6 +70,7 @@ class RunState:
             "optimizer": {},
             "averaged": self.average.updates,
             "skipped": self.skipped,
+            "skipped in all": self.skipped_in_all,
             "validation": self.validation,
         }
         for name, moments in zip(self.parameters, self._moments(), strict=True):
@@ -73,29 +85,38 @@ class RunState:
         """Go back to a checkpoint of the same plan.
 
         Raises:
-            FileError: it lacks something; the run must not go on.
+            FileError: it is not of such a run; the state is as before.
         """
+        before = self.checkpoint({})
+        tensors = {name: tensor.clone() for name, tensor in before.tensors.items()}
+        try:
+            self._restore(checkpoint)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            self._restore(replace(before, tensors=tensors))
+            raise FileError(f"Expected a checkpoint of this run, got another: {error}. Remove it.") from error
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in checkpoint.tensors.items():
             kind, _, rest = name.partition(".")
             parts.setdefault(kind, {})[rest] = tensor
         numbers = checkpoint.numbers
-        if parts.get("adapter", {}).keys() != self.parameters.keys():
-            raise FileError(
-                f"Expected a checkpoint with the {len(self.parameters)} weights of this run, "
-                f"got {len(parts.get('adapter', {}))}. Start over."
-            )
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(parts["adapter"][name])
-            for name, value in self.average.values.items():
-                value.copy_(parts["average"][name])
+            for kind, values in (("adapter", self.parameters), ("average", self.average.values)):
+                given = parts.get(kind, {})
+                if given.keys() != values.keys():
+                    raise ValueError(f"{len(given)} weights ({kind}) in place of {len(values)}")
+                for name, value in values.items():
+                    if given[name].shape != value.shape:
+                        raise ValueError(f"{name} is {tuple(given[name].shape)} and not {tuple(value.shape)}")
+                    value.copy_(given[name])
         self._restore_moments({**parts.get("optimizer", {}), **numbers["optimizer"]})
-        self.average.updates = numbers["averaged"]
-        self.skipped = numbers["skipped"]
-        self.validation = {int(step): value for step, value in numbers["validation"].items()}
+        self.average.updates = int(numbers["averaged"])
+        self.skipped, self.skipped_in_all = int(numbers["skipped"]), int(numbers["skipped in all"])
+        self.validation = {int(step): float(value) for step, value in numbers["validation"].items()}
         self.losses = {name: values.tolist() for name, values in parts.get("losses", {}).items()}
-        self.previews = {int(step): latents for step, latents in sorted(parts.get("preview", {}).items())}
+        previews = {int(step): latents for step, latents in parts.get("preview", {}).items()}
+        self.previews = dict(sorted(previews.items()))
         self._write_streams(parts["stream"])
         self.done(checkpoint.step)
 
@@ -109,6 +130,8 @@ class RunState:
         for path, value in moments.items():
             name, _, key = path.rpartition("/")
             state.setdefault(indices[name], {})[key] = value
+        if len({frozenset(each) for each in state.values()}) > 1:
+            raise ValueError("other moments for some weights than for others")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -6,20 +6,19 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import objectives
 from .adapters import Adapter
-from .checkpoints import Checkpoint, Checkpoints
+from .checkpoints import Checkpoints
 from .config import TrainingPlan
 from .datasets import Batch, Dataset, batches
 from .denoiser import Condition, Conditions, Denoiser
-from .errors import DomainGalleryError, FileError, InputError, TrainingError
+from .errors import DomainGalleryError, InputError, TrainingError
 from .generators import generator
 from .memory import peak_memory
 from .methods import METHODS, draw
@@ -39,9 +38,10 @@ class StepEvent:
 
     Attributes:
         step: its number from 1; 0 for a look at the model before the first.
-        losses: its unweighted terms and their weighted "total"; empty at step 0.
-        validation: the loss on fixed noise, where it was read.
-        preview: latents (B C H W) that the model draws now, where they were drawn.
+        losses: its unweighted terms and their weighted "total"; empty where there is none to tell of.
+        losses_so_far: the finite values of each term over all steps, those before a stop too.
+        validation: the losses on fixed noise so far, by step.
+        previews: latents (B C H W) that were drawn so far, by step.
         peak_memory: bytes of the device, on a CPU those of the process; None where that is not known.
     """
 
@@ -49,9 +49,10 @@ class StepEvent:
     total_steps: int
     losses: dict[str, float]
     seconds_per_step: float
+    losses_so_far: Mapping[str, Sequence[float]]
+    validation: Mapping[int, float]
+    previews: Mapping[int, Tensor]
     learning_rate: float = 0.0
-    validation: float | None = None
-    preview: Tensor | None = None
     peak_memory: int | None = None
 
 
@@ -65,6 +66,7 @@ class TrainingResult:
         resumed: the step of the checkpoint that the run went on from; 0 for none.
         validation: the loss on fixed noise, by step.
         previews: latents (B C H W) on the CPU, by step.
+        skipped: how many steps were not finite, and changed nothing.
     """
 
     state_dict: dict[str, Tensor]
@@ -74,6 +76,7 @@ class TrainingResult:
     resumed: int = 0
     validation: dict[int, float] = field(default_factory=dict)
     previews: dict[int, Tensor] = field(default_factory=dict)
+    skipped: int = 0
 
 
 def train(
@@ -91,12 +94,12 @@ def train(
 
     Args:
         on_step: called after each step; what it raises (an interrupt, too) ends the run.
-        checkpoints: where the run is kept, and goes on from. One is written when it ends early.
+        checkpoints: where the run is kept, and goes on from; claimed. One is written when it ends, early or
+            not; who called removes it when all that is made of the result is made.
         monitor: what to look at besides the losses; it changes nothing in the result.
 
     Raises:
         InputError: the plan needs images or prompts that are absent, or the checkpoint is of another run.
-        FileError: a checkpoint cannot be written.
         TrainingError: losses or gradients stay non-finite; the adapter is as after the last good step.
     """
     device = adapter.parameters()[0].device
@@ -104,17 +107,14 @@ def train(
         dataset = dataset.restricted(**plan.reads()).map(_ordinary_tensor)
         _check_similarity(dataset, plan)
         conditions = _ordinary_conditions(conditions, plan, monitor, device)
-        run = _Run(denoiser, adapter, dataset, conditions, plan, monitor or Monitor(), on_step)
-        if checkpoints is not None and (found := checkpoints.load()) is not None:
-            run.restore(found)
+        run = _Run(denoiser, adapter, dataset, conditions, plan, monitor or Monitor(), on_step, checkpoints)
         try:
-            run.go(checkpoints)
+            run.begin()
+            run.go()
         except BaseException as stopped:
-            if checkpoints is not None and not isinstance(stopped, DomainGalleryError):
-                run.save_on_stop(checkpoints, stopped)
+            if not isinstance(stopped, DomainGalleryError):
+                run.keep_on_stop(stopped)
             raise
-        if checkpoints is not None:
-            checkpoints.finish()
         return run.result()
 
 
@@ -130,46 +130,47 @@ class _Run:
         plan: TrainingPlan,
         monitor: Monitor,
         on_step: Callable[[StepEvent], None] | None,
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.began = time.perf_counter()
         self.denoiser, self.adapter, self.conditions, self.plan = denoiser, adapter, conditions, plan
-        self.monitor, self.on_step = monitor, on_step
+        self.monitor, self.on_step, self.checkpoints = monitor, on_step, checkpoints
         self.state = RunState(adapter, plan)
         self.order = batches(dataset, plan.batch_size, generator(plan.seed, "order"))
         self.start = 0
+        self.kept = -1  # the step of the newest checkpoint
         self.watched = watched(dataset, conditions)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint: the batches that were read are passed over."""
-        self.state.restore(checkpoint)
-        self.start = checkpoint.step
-        for _ in range(checkpoint.step * self.plan.accumulation):
+    def begin(self) -> None:
+        """Go on from a checkpoint, if there is one: the batches that were read are passed over."""
+        if self.checkpoints is None or (found := self.checkpoints.load(self.state.restore)) is None:
+            return
+        self.start = self.kept = found.step
+        for _ in range(found.step * self.plan.accumulation):
             next(self.order)
 
-    def go(self, checkpoints: Checkpoints | None) -> None:
-        """Do the steps that are left."""
+    def go(self) -> None:
+        """Do the steps that are left, and what a stop cut short after the last one that was done."""
         plan, state = self.plan, self.state
-        if state.step == 0 and (looked := self._look(0)):
-            self._tell(0, {}, looked)
+        if self._look(state.step) or state.step == plan.steps:
+            self._tell(state.step, {})
         for step in range(state.step + 1, plan.steps + 1):
-            values, finite = self._step(step)
-            if finite:
-                state.skipped = 0
-                for name, value in values.items():
-                    state.losses.setdefault(name, []).append(value)
-            else:
-                state.skipped += 1
-                log.warning("step %d: the loss or its gradient is not finite (%s); skipped", step, values)
-                if state.skipped >= PATIENCE:
-                    raise TrainingError(
-                        f"Expected finite losses, got {state.skipped} steps in a row without ({values!r}). "
-                        "Lower the learning rate, or use a model in float32 or bfloat16."
-                    )
-            looked = self._look(step)
-            state.done(step)
-            if checkpoints is not None and checkpoints.due(step):
-                checkpoints.save(state.checkpoint(checkpoints.identity))
-            self._tell(step, values, looked)
+            values = self._step(step)
+            self._look(step)
+            if self.checkpoints is not None and (self.checkpoints.due(step) or step == plan.steps):
+                self._keep()
+            self._tell(step, values)
+        if not state.losses:
+            raise TrainingError(
+                f"Expected finite losses, got none in {plan.steps} steps. "
+                "Lower the learning rate, or use a model in float32 or bfloat16."
+            )
+
+    def _keep(self) -> None:
+        if self.checkpoints is not None and self.checkpoints.save(
+            self.state.checkpoint(self.checkpoints.identity)
+        ):
+            self.kept = self.state.step
 
     def result(self) -> TrainingResult:
         """Return what the run made."""
@@ -178,21 +179,24 @@ class _Run:
             weights = self.adapter.state_dict()
         seconds = time.perf_counter() - self.began
         return TrainingResult(
-            weights, state.losses, state.step, seconds, self.start, state.validation, state.previews
-        )
+            weights, state.losses, state.step, seconds, self.start, state.validation, state.previews,
+            state.skipped_in_all,
+        )  # fmt: skip
 
-    def save_on_stop(self, checkpoints: Checkpoints, stopped: BaseException) -> None:
-        """Write a checkpoint of the last complete step; a full disk does not hide why the run ends."""
-        if not self.state.whole or self.state.step in (0, self.start):
+    def keep_on_stop(self, stopped: BaseException) -> None:
+        """Write a checkpoint of the last complete step; where that cannot be, say what is lost."""
+        if self.checkpoints is None or self.state.step == 0:
             return
-        try:
-            checkpoints.save(self.state.checkpoint(checkpoints.identity))
-        except FileError as error:
-            log.warning("%s", error)
-            stopped.add_note(str(error))
+        if self.state.whole and self.kept < self.state.step:
+            self._keep()
+        if not self.state.whole or self.kept < self.state.step:
+            back = f"goes on from step {self.kept}" if self.kept > 0 else "begins anew"
+            lost = f"The run was stopped after step {self.state.step} and could not be kept there; it {back}."
+            log.warning("%s", lost)
+            stopped.add_note(lost)
 
-    def _step(self, step: int) -> tuple[dict[str, float], bool]:
-        """Do one step; return the mean of each term over its batches, and whether the weights moved."""
+    def _step(self, step: int) -> dict[str, float]:
+        """Do one step; return the mean of each term over its batches."""
         plan, state = self.plan, self.state
         state.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
@@ -206,13 +210,35 @@ class _Run:
             norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), plan.max_grad_norm)
             finite = math.isfinite(float(norm))
         if finite:
-            state.whole = False
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(plan, step)
-            state.optimizer.step()
-            state.average.update()
-            state.whole = True
-        return sums, finite
+            with state.changing():
+                for group in state.optimizer.param_groups:
+                    group["lr"] = learning_rate(plan, step)
+                state.optimizer.step()
+                state.average.update()
+                for name, value in sums.items():
+                    state.losses.setdefault(name, []).append(value)
+                state.skipped = 0
+                state.done(step)
+        else:
+            self._skip(step, sums)
+        return sums
+
+    def _skip(self, step: int, values: dict[str, float]) -> None:
+        """Pass over a step that is not finite.
+
+        Raises:
+            TrainingError: too many in a row were so.
+        """
+        state = self.state
+        skipped = state.skipped + 1
+        if skipped >= PATIENCE:
+            raise TrainingError(
+                f"Expected finite losses, got {skipped} steps in a row without ({values!r}). "
+                "Lower the learning rate, or use a model in float32 or bfloat16."
+            )
+        log.warning("Step %d is skipped: its loss or the gradient is not finite.", step)
+        state.skipped, state.skipped_in_all = skipped, state.skipped_in_all + 1
+        state.done(step)
 
     def _backward(self, batch: Batch) -> dict[str, float]:
         """Add the gradient of one batch, if its loss is finite; return its terms and their sum."""
@@ -225,40 +251,70 @@ class _Run:
         if plan.min_snr:
             regression = objectives.min_snr_weight(self.denoiser.process, noised.timestep, plan.min_snr)
         loss = objectives.total(terms, plan.weights, regression=regression)
+        if not loss.requires_grad:
+            raise TrainingError(
+                "Expected losses with a gradient, got some without: something on the model stops it. "
+                "Take patches and wrappers off the model, one after the other."
+            )
         named = {**terms, "total": loss}
         numbers = torch.stack([value.detach() for value in named.values()]).tolist()
         if all(map(math.isfinite, numbers)):
             (loss / plan.accumulation if plan.accumulation > 1 else loss).backward()
         return dict(zip(named, numbers, strict=True))
 
-    def _look(self, step: int) -> dict[str, Any]:
-        """Return the validation loss and the pictures that are due, with the weights of a result."""
+    def _look(self, step: int) -> bool:
+        """Read the validation loss and draw the pictures that are due, with the weights of a result.
+
+        What fails in it is warned of and left out: the run needs none of it. Tell whether anything was due.
+        """
         plan, monitor, state = self.plan, self.monitor, self.state
-        reads, draws = monitor.validates(step, plan.steps), monitor.draws(step, plan.steps)
-        looked: dict[str, Any] = {}
+        reads = monitor.validates(step, plan.steps) and step not in state.validation
+        draws = monitor.draws(step, plan.steps) and step not in state.previews
         if not (reads or draws):
-            return looked
+            return False
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(evaluation_mode(self.adapter.module))
             stack.enter_context(state.average.applied() if step else self.adapter.off())
             if reads:
-                loss = validation_loss(self.denoiser, self.watched, plan.batch_size)
-                state.validation[step] = looked["validation"] = loss
+                with _optional("The validation loss of step %d could not be read: %s", step):
+                    state.validation[step] = validation_loss(self.denoiser, self.watched, plan.batch_size)
             if draws:
-                examples, target = self.watched[0]
-                empty = self.conditions.empty
-                latents = draw_previews(self.denoiser, examples.latents, target, empty, monitor)
-                state.previews[step] = looked["preview"] = latents
-        return looked
+                with _optional("The pictures of step %d could not be drawn: %s", step):
+                    state.previews[step] = self._pictures()
+        return True
 
-    def _tell(self, step: int, values: dict[str, float], looked: dict[str, Any]) -> None:
+    def _pictures(self) -> Tensor:
+        examples, target = self.watched[0]
+        empty = self.conditions.empty
+        latents = draw_previews(
+            self.denoiser, examples.latents, target, empty, self.monitor, self.plan.batch_size
+        )
+        if not bool(torch.isfinite(latents).all()):
+            raise ValueError("they are not finite")
+        return latents
+
+    def _tell(self, step: int, values: dict[str, float]) -> None:
         if self.on_step is None:
             return
+        state = self.state
         pace = (time.perf_counter() - self.began) / max(step - self.start, 1)
         rate = learning_rate(self.plan, step) if step else 0.0
-        memory = peak_memory(self.state.device)
-        self.on_step(StepEvent(step, self.plan.steps, values, pace, rate, peak_memory=memory, **looked))
+        self.on_step(
+            StepEvent(
+                step, self.plan.steps, values, pace, state.losses, state.validation, state.previews, rate,
+                peak_memory(state.device),
+            )
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _optional(message: str, step: int) -> Iterator[None]:
+    """Return a context whose failure is warned of; a cancel passes through."""
+    try:
+        yield
+    except Exception as error:
+        log.warning(message, step, error)
 
 
 @contextlib.contextmanager
@@ -296,7 +352,7 @@ def _ordinary_conditions(
     def ordinary(condition: Condition) -> Condition:
         return Condition({name: _ordinary_tensor(t) for name, t in condition.tensors.items()}).to(device)
 
-    guided = monitor is not None and monitor.preview_every > 0 and monitor.preview_guidance != 1.0
+    guided = monitor is not None and monitor.preview_every > 0 and monitor.preview_cfg != 1.0
     for needed, name in ((plan.needs_source(), "source"), (plan.needs_empty() or guided, "empty")):
         if needed and getattr(conditions, name) is None:
             raise InputError(f"Expected the {name} prompt for this training, got none. Connect the prompts.")

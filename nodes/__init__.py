@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from .closing import close_when_terminated
 from .datasets import DomainGalleryDataset
 from .demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
 from .folders import DomainGalleryLoadImages
@@ -44,7 +45,8 @@ class DomainGalleryExtension(ComfyExtension):
     """Register the pack's nodes with the host."""
 
     async def on_load(self) -> None:
-        """Let the host's loaders list the LoRAs of the demo, which the workflows load."""
+        """Let the host's loaders list the LoRAs of the demo, and keep a training when the host is closed."""
+        close_when_terminated()
         folder_paths.add_model_folder_path("loras", str(DEMO_LORAS))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import folder_paths
 import latent_preview
@@ -17,7 +19,10 @@ from ..domaingallery_core.checkpoints import Checkpoints
 from ..domaingallery_core.grids import image_to_tensor, tensor_to_images
 from ..domaingallery_core.trainer import StepEvent, TrainingResult
 from .pictures import plot, shown_steps, stacked, strip
-from .progress import Progress, duration
+from .progress import Progress, check_interrupt, duration
+
+log = logging.getLogger("domaingallery")
+T = TypeVar("T")
 
 #: Seconds between two pictures on the node, and the longer side of one in pixels.
 PICTURE_EVERY, PICTURE_SIZE = 4.0, 800
@@ -26,52 +31,72 @@ NO_PREVIEWS = (
     "Expected a training with previews for this output, got one without. "
     "Set preview_every in Run Options and connect that node to the training."
 )
+NO_PLOT = "Expected a plot of the losses, got none. The training node says why."
 
 
 class Live:
     """Show a bar, a line of text, the losses and the latest pictures on a node."""
 
-    def __init__(self, node: str | None, model: ModelPatcher, steps: int) -> None:
+    def __init__(
+        self, node: str | None, model: ModelPatcher, steps: int, checkpoints: Checkpoints | None = None
+    ) -> None:
         self.progress = Progress(node, steps)
-        self.model = model
-        self.losses: dict[str, list[float]] = {}
-        self.validation: dict[int, float] = {}
+        self.model, self.checkpoints = model, checkpoints
         self.previews: dict[int, list[Image.Image]] = {}
         self._pictured = time.perf_counter()
 
     def show(self, event: StepEvent) -> None:
         """Show a step. Raises the host's interrupt."""
-        for name, value in event.losses.items():
-            self.losses.setdefault(name, []).append(value)
-        if event.validation is not None:
-            self.validation[event.step] = event.validation
-        if event.preview is not None:
-            pictures = quick_pictures(self.model, event.preview)
-            self.previews |= {event.step: pictures} if pictures else {}
-        self.progress.update(event.step, step_text(event), self._picture(event))
+        picture = attempt("the picture on the node", lambda: self._picture(event))
+        self.progress.update(event.step, step_text(event) + self._kept("\nkept in {}"), picture)
 
     def _picture(self, event: StepEvent) -> tuple[str, Image.Image, int] | None:
         """Return the strip and the plot as one picture: after each preview, else every few seconds."""
         now = time.perf_counter()
-        if event.preview is None and now - self._pictured < PICTURE_EVERY:
+        drawn = event.previews.keys() - self.previews.keys()
+        if not drawn and now - self._pictured < PICTURE_EVERY:
             return None
         self._pictured = now
-        parts = [plot(self.losses, self.validation)]
-        if self.previews:
-            parts.insert(0, strip({step: self.previews[step] for step in shown_steps(list(self.previews))}))
+        for step in sorted(drawn):
+            self.previews[step] = quick_pictures(self.model, event.previews[step])
+        parts = [plot(event.losses_so_far, event.validation)]
+        shown = {step: self.previews[step] for step in shown_steps(sorted(self.previews))}
+        if shown and all(shown.values()):
+            parts.insert(0, strip(shown))
         return "JPEG", stacked(parts), PICTURE_SIZE
 
-    def stopped(self, checkpoints: Checkpoints) -> None:
+    def stopped(self) -> None:
         """Say where a run that ends early is kept."""
-        if checkpoints.saved is not None:
-            where = checkpoints.saved.relative_to(folder_paths.get_output_directory())
-            self.progress.say(f"stopped; kept in output/{where.as_posix()}. Run the same again to go on.")
+        text = self._kept("stopped; kept in {}. Run the same again to go on.")
+        if text:
+            self.progress.say(text)
+
+    def _kept(self, text: str) -> str:
+        """Return a text with the file of the newest checkpoint; nothing where there is none."""
+        if self.checkpoints is None or self.checkpoints.saved is None:
+            return ""
+        where = self.checkpoints.saved.relative_to(folder_paths.get_output_directory())
+        return text.format(f"output/{where.as_posix()}")
+
+
+def attempt(what: str, make: Callable[[], T]) -> T | None:
+    """Return what is made; where that fails, warn of it, as a training needs no picture.
+
+    A cancel goes through.
+    """
+    try:
+        return make()
+    except Exception as error:
+        log.warning("Expected to make %s, got: %s. What is trained is not touched by it.", what, error)
+        return None
 
 
 def step_text(event: StepEvent) -> str:
     """Return a line about a step."""
     if event.step == 0:
         return "looking at the base model"
+    if "total" not in event.losses:
+        return f"going on from step {event.step} of {event.total_steps}"
     left = duration(event.seconds_per_step * (event.total_steps - event.step))
     loss, rate = event.losses["total"], event.learning_rate
     return f"step {event.step} of {event.total_steps}, loss {loss:.4f}, rate {rate:.2g}, {left} left"
@@ -92,23 +117,36 @@ def quick_pictures(model: ModelPatcher, latents: Tensor) -> list[Image.Image]:
         return [previewer.decode_latent_to_preview(row) for row in rows]
 
 
-def plot_image(result: TrainingResult) -> Tensor:
+def plot_image(result: TrainingResult) -> Tensor | ExecutionBlocker:
     """Return the losses of a training as an IMAGE."""
-    return image_to_tensor(plot(result.losses, result.validation))
+    picture = attempt("the plot", lambda: image_to_tensor(plot(result.losses, result.validation)))
+    return (
+        ExecutionBlocker("Expected a plot, got none; the training node says why.")
+        if picture is None
+        else picture
+    )
 
 
 def preview_image(model: ModelPatcher, vae: Any, result: TrainingResult) -> Tensor | ExecutionBlocker:
-    """Return the previews of a training as an IMAGE, decoded by a VAE where there is one."""
-    if not result.previews:
+    """Return the previews of a training as an IMAGE, decoded by a VAE where there is one and it can."""
+    shown = {step: result.previews[step] for step in shown_steps(list(result.previews))}
+    if not shown:
         return ExecutionBlocker(NO_PREVIEWS)
-    columns = {}
-    for step in shown_steps(list(result.previews)):
-        latents = result.previews[step]
-        columns[step] = quick_pictures(model, latents) if vae is None else decoded(model, vae, latents)
+    columns = None
+    if vae is not None:
+        columns = attempt(
+            "pictures of the previews by the VAE",
+            lambda: {step: decoded(model, vae, latents) for step, latents in shown.items()},
+        )
+    if columns is None:
+        columns = {step: quick_pictures(model, latents) for step, latents in shown.items()}
     return image_to_tensor(strip(columns)) if all(columns.values()) else ExecutionBlocker(NO_PREVIEWS)
 
 
 def decoded(model: ModelPatcher, vae: Any, latents: Tensor) -> list[Image.Image]:
     """Return pictures of latents (B C H W) as a model draws them."""
-    images = [vae.decode(rows) for rows in model.model.process_latent_out(latents).split(DECODED_AT_ONCE)]
+    images = []
+    for rows in model.model.process_latent_out(latents).split(DECODED_AT_ONCE):
+        check_interrupt()
+        images.append(vae.decode(rows))
     return tensor_to_images(torch.cat(images).flatten(0, -4))

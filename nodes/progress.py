@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
 from comfy_api.v0_0_2 import io
+
+#: How many warnings a node shows at once, the latest.
+MOST_WARNINGS = 4
 
 
 def check_interrupt() -> None:
@@ -43,10 +50,59 @@ class Progress:
         say(self.node, text)
 
 
+class Warnings(logging.Handler):
+    """Show on a node what is warned of while it runs, and keep it there under what it says later."""
+
+    def __init__(self, node: str | None) -> None:
+        super().__init__(logging.WARNING)
+        self.node = node
+        self.said = ""
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a warning in."""
+        text = record.getMessage()
+        if text not in self.texts:
+            self.texts.append(text)
+            say(self.node, self.said)
+
+    def under(self, text: str) -> str:
+        """Return a text with the latest warnings under it."""
+        left = len(self.texts) - MOST_WARNINGS
+        more = [f"and {left} more warnings before, in the log"] if left > 0 else []
+        return "\n".join(filter(None, (text, *self.texts[-MOST_WARNINGS:], *more)))
+
+
+_warnings: ContextVar[Warnings | None] = ContextVar("warnings of the node that runs", default=None)
+
+
+@contextmanager
+def showing_warnings(node: str | None) -> Iterator[Warnings]:
+    """Return a context in which whatever the pack warns of in its log is shown on the node, too."""
+    handler, log = Warnings(node), logging.getLogger("domaingallery")
+    token = _warnings.set(handler)
+    log.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        log.removeHandler(handler)
+        _warnings.reset(token)
+
+
+def warned() -> list[str]:
+    """Return what was warned of on the node that runs."""
+    handler = _warnings.get()
+    return list(handler.texts) if handler is not None else []
+
+
 def say(node: str | None, text: str) -> None:
-    """Show a line of text on a node."""
+    """Show a line of text on a node, with what was warned of under it."""
     from server import PromptServer  # a server exists only where the host runs as one
 
+    handler = _warnings.get()
+    if handler is not None:
+        handler.said = text
+        text = handler.under(text)
     server = getattr(PromptServer, "instance", None)
     if server is not None and node is not None:
         server.send_progress_text(text, node)

@@ -73,8 +73,9 @@ class DomainGalleryRunOptions(io.ComfyNode):
                     default=0,
                     min=0,
                     max=100000,
-                    tooltip="Keep the run every so many steps, in output/domaingallery/checkpoints. With 0 "
-                    "it is kept when it is cancelled or fails, and removed when it is done.",
+                    tooltip="Keep the run every so many steps, in output/domaingallery/checkpoints, also "
+                    "when it is done. With 0 it is kept every few minutes and when it ends early, and "
+                    "removed when it is done.",
                 ),
                 io.Int.Input(
                     "keep", default=2, min=1, max=1000, tooltip="How many checkpoints remain, the newest."
@@ -132,7 +133,7 @@ def monitor_of(options: RunOptions) -> Monitor:
         preview_every=options.preview_every,
         previews=options.preview_count,
         preview_steps=options.preview_steps,
-        preview_guidance=options.preview_cfg,
+        preview_cfg=options.preview_cfg,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import fields, replace
 
 from comfy.model_patcher import ModelPatcher
@@ -17,10 +18,11 @@ from ..domaingallery_core.fingerprints import run_identity, weights_hash
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui
 from ..domaingallery_core.trainer import TrainingResult, train
+from .closing import kept_at_exit
 from .host import HostDenoiser, kohya_names, training
 from .live import Live, plot_image, preview_image
 from .pictures import VALIDATION
-from .progress import duration, node_id
+from .progress import duration, node_id, warned
 from .run_options import checkpoints_of, monitor_of
 from .saving_memory import gradient_checkpointing, precision
 from .sockets import (
@@ -62,35 +64,42 @@ def run(
     options = options or RunOptions()
     live = Live(node, model, plan.steps)
     live.progress.say("loading the model")
-    with training(model) as device, precision(model, plan.precision) as dtype:
-        denoiser = HostDenoiser(model)
-        data, conditions = training_data(model, denoiser, domain, plan, device, subject)
-        base = weights_hash(model.model.diffusion_model)
-        network = model.model.diffusion_model
-        with (
-            gradient_checkpointing(model, options.gradient_checkpointing),
-            Adapter.inject(network, plan.adapter(), generator(plan.seed, "adapter")) as adapter,
-        ):
-            if start is not None:
-                adapter.load(adapter.imported(start))
-            identity = run_identity(adapter, data, conditions, plan, base) | {"computes in": str(dtype)}
-            checkpoints = checkpoints_of(options, prompts.target_text, plan.method, identity)
-            try:
+    with kept_at_exit(), ExitStack() as claim:
+        try:
+            with ExitStack() as stack:
+                device = stack.enter_context(training(model))
+                dtype = stack.enter_context(precision(model, plan.precision))
+                denoiser = HostDenoiser(model)
+                data, conditions = training_data(model, denoiser, domain, plan, device, subject)
+                network = model.model.diffusion_model
+                base = weights_hash(network)
+                stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
+                seed = generator(plan.seed, "adapter")
+                adapter = stack.enter_context(Adapter.inject(network, plan.adapter(), seed))
+                if start is not None:
+                    adapter.load(adapter.imported(start))
+                identity = run_identity(adapter, data, conditions, plan, base) | {"computes in": str(dtype)}
+                checkpoints = checkpoints_of(options, prompts.target_text, plan.method, identity)
+                claim.enter_context(checkpoints.claimed())
+                live.checkpoints = checkpoints
                 result = train(
                     denoiser, adapter, data, conditions, plan, live.show, checkpoints=checkpoints,
                     monitor=monitor_of(options),
                 )  # fmt: skip
-            except BaseException:
-                live.stopped(checkpoints)
-                raise
-            tensors = core_to_comfyui(adapter.exported(result.state_dict))
-    lora = TrainedLora(
-        tensors,
-        metadata=metadata(prompts, plan, base, result.steps, subject and subject[0]),
-        kohya_names=kohya_names(model),
-    )
-    previews = preview_image(model, dataset.vae, result)
-    return io.NodeOutput(lora, loss_map(result), plot_image(result), previews, ui=interface(result))
+                tensors = core_to_comfyui(adapter.exported(result.state_dict))
+            lora = TrainedLora(
+                tensors,
+                metadata=metadata(prompts, plan, base, result.steps, subject and subject[0]),
+                kohya_names=kohya_names(model),
+            )
+            pictures = plot_image(result), preview_image(model, dataset.vae, result)
+        except BaseException:
+            live.stopped()
+            raise
+        # What was trained stays on the disk until nothing is left that could fail.
+        checkpoints.finish()
+    live.progress.say(summary(result))
+    return io.NodeOutput(lora, loss_map(result), *pictures, ui=interface(result))
 
 
 def metadata(
@@ -132,11 +141,17 @@ def loss_map(result: TrainingResult) -> dict[str, list[float]]:
 def interface(result: TrainingResult) -> dict[str, list]:
     """Return what a client receives: the terms over the steps, seconds, and a line of text."""
     losses = {name: [float(f"{value:.5g}") for value in values] for name, values in result.losses.items()}
-    last = losses["total"][-1] if losses.get("total") else float("nan")
-    since = f", gone on from step {result.resumed}" if result.resumed else ""
-    text = f"{result.steps} steps{since} in {duration(result.seconds)}, last loss {last:.4f}"
+    text = "\n".join([summary(result), *warned()])
     found = {"losses": [losses], "seconds": [round(result.seconds, 3)], "text": [text]}
     return found | {VALIDATION: [result.validation]} if result.validation else found
+
+
+def summary(result: TrainingResult) -> str:
+    """Return a line about a training that is done."""
+    since = f", gone on from step {result.resumed}" if result.resumed else ""
+    skipped = f", {result.skipped} of them skipped as not finite" if result.skipped else ""
+    last = result.losses["total"][-1]
+    return f"{result.steps} steps{skipped}{since} in {duration(result.seconds)}, last loss {last:.4f}"
 
 
 def starting_weights(

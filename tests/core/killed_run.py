@@ -32,15 +32,16 @@ def run(
     prompts = prompts or conditions()
     monitor = options.pop("monitor", None)
     with Adapter.inject(model, plan.adapter(), generator(plan.seed, "adapter")) as adapter:
-        checkpoints = None
-        if folder is not None:
-            checkpoints = Checkpoints(
-                Path(folder), run_identity(adapter, data, prompts, plan, base), **options
+        denoiser = options.pop("denoiser", None) or ToyDenoiser(model)
+        if folder is None:
+            return train(denoiser, adapter, data, prompts, plan, on_step, monitor=monitor)
+        checkpoints = Checkpoints(Path(folder), run_identity(adapter, data, prompts, plan, base), **options)
+        with checkpoints.claimed():
+            result = train(
+                denoiser, adapter, data, prompts, plan, on_step, checkpoints=checkpoints, monitor=monitor
             )
-        denoiser = ToyDenoiser(model)
-        return train(
-            denoiser, adapter, data, prompts, plan, on_step, checkpoints=checkpoints, monitor=monitor
-        )
+            checkpoints.finish()
+        return result
 
 
 def killable(folder: str, pipe: Connection) -> None:

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from toys import conditions, latents
 
 from domaingallery_core import checkpoints as checkpoints_module
-from domaingallery_core import trainer
+from domaingallery_core import files, state, trainer
 from domaingallery_core.checkpoints import checkpoint_files, load_checkpoint
 from domaingallery_core.config import LossWeights
 from domaingallery_core.datasets import Dataset, Examples
@@ -131,8 +131,8 @@ def test_pictures_and_validation_change_nothing_and_survive_a_cancel(tmp_path):
     assert list(result.validation) == [0, 3, 6, 8] and result.validation == full.validation
     assert list(result.previews) == [0, 4, 8]
     assert all(torch.equal(result.previews[step], latents) for step, latents in full.previews.items())
-    assert [event.step for event in events if event.preview is not None] == [0, 4, 8]
-    assert events[0].losses == {} and events[0].validation == full.validation[0]
+    assert [event.step for event in events] == list(range(9))
+    assert events[0].losses == {} and events[0].validation[0] == full.validation[0]
 
 
 def test_the_number_kept_is_that_asked_for(tmp_path):
@@ -195,44 +195,225 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
     assert result.resumed == 4 and same(result, run(SHORT))
 
 
-def test_a_full_disk_ends_the_run_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
-    save_file = checkpoints_module.save_file
+def full_disk(monkeypatch, *steps):
+    """Let the disk be full when the checkpoints of these steps are written; of all without any."""
+    write = files.os.fsync
 
-    def full(tensors, path, metadata):
-        if "step_000004" in str(path):
-            path.write_bytes(b"half")
+    def fsync(descriptor):
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if not steps or any(f"step_{step:06}" in name for step in steps):
             raise OSError(28, "No space left on device")
-        save_file(tensors, path, metadata)
+        write(descriptor)
 
-    monkeypatch.setattr(checkpoints_module, "save_file", full)
-    with pytest.raises(FileError, match="No space left on device"):
-        run(SHORT, tmp_path, every=2, keep=3)
+    monkeypatch.setattr(files.os, "fsync", fsync)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["step_000002.safetensors"]
-    monkeypatch.undo()
+
+def test_a_full_disk_does_not_end_a_run_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, caplog):
+    full_disk(monkeypatch, 4, 6, 8)
     result = run(SHORT, tmp_path, every=2, keep=3)
-    assert result.resumed == 2 and same(result, run(SHORT))
+
+    assert same(result, run(SHORT))
+    assert "Step 4 is not kept" in caplog.text and "No space left on device" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000002.safetensors"]
 
 
-def test_a_cancel_passes_through_although_the_disk_is_full(tmp_path, monkeypatch):
-    def full(tensors, path, metadata):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoints_module, "save_file", full)
+def test_a_cancel_passes_through_although_the_disk_is_full(tmp_path, monkeypatch, caplog):
+    full_disk(monkeypatch)
     with pytest.raises(Cancelled) as caught:
-        run(SHORT, tmp_path, cancel_at(3))
+        run(SHORT, tmp_path / "run", cancel_at(3))
 
-    assert any("No space left" in note for note in caught.value.__notes__)
-    assert not list(tmp_path.rglob("*.*"))
+    assert caught.value.__notes__ == [
+        "The run was stopped after step 3 and could not be kept there; it begins anew."
+    ]
+    assert caught.value.__notes__[0] in caplog.text and "No space left" in caplog.text
+    assert not (tmp_path / "run").exists()
 
 
-def test_what_a_killed_writer_left_is_cleared(tmp_path):
-    (tmp_path / ".step_000002.safetensors.abcd.part").write_bytes(b"half")
+def test_a_cancel_while_looking_is_kept_with_the_step_that_is_done(tmp_path, monkeypatch):
+    """A host raises its interrupt inside any of its operations, so in a validation or a preview as well."""
+    monitor = Monitor(validate_every=2, preview_every=2, preview_steps=2)
+    expected = run(SHORT, monitor=monitor)
+    for name in ("validation_loss", "draw_previews"):
+        whole, calls = getattr(trainer, name), []
+
+        def cut_short(*given, calls=calls, whole=whole):
+            calls.append(1)
+            if len(calls) == 3:  # of step 4
+                raise Cancelled
+            return whole(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, name, cut_short)
+            with pytest.raises(Cancelled):
+                run(SHORT, tmp_path / name, monitor=monitor)
+        result = run(SHORT, tmp_path / name, monitor=monitor)
+
+        assert result.resumed == 4 and same(result, expected)
+        assert result.losses == expected.losses and result.validation == expected.validation
+        assert list(result.previews) == list(expected.previews)
+
+
+def test_what_fails_in_looking_does_not_end_a_run(monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    def nowhere(*given):
+        return latents(1, 1) * float("nan")
+
+    monkeypatch.setattr(trainer, "validation_loss", broken)
+    monkeypatch.setattr(trainer, "draw_previews", nowhere)
+    result = run(SHORT, monitor=Monitor(validate_every=4, preview_every=4))
+
+    assert same(result, run(SHORT)) and not result.validation and not result.previews
+    assert "The validation loss of step 4 could not be read: out of memory" in caplog.text
+    assert "The pictures of step 8 could not be drawn: they are not finite" in caplog.text
+
+
+def test_after_the_last_step_the_run_is_kept_until_it_is_finished(tmp_path):
+    """What is done with the result may fail; then the same run again gives it at once."""
+    steps, kept = [], []
+
+    def on_step(event):
+        steps.append(event.step)
+        kept.extend(path.name for path in checkpoint_files(tmp_path))
+        if event.step == SHORT.steps:
+            raise Cancelled
 
     with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, on_step)
+    assert kept == [f"step_{SHORT.steps:06}.safetensors"]
+    result = run(SHORT, tmp_path)
+
+    assert result.resumed == SHORT.steps and same(result, run(SHORT))
+
+
+def test_a_checkpoint_is_left_every_so_many_seconds_without_being_asked(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoints_module.time, "monotonic", lambda: now[0])
+    seen = []
+
+    def on_step(event):
+        seen.append([path.name for path in checkpoint_files(tmp_path)])
+        now[0] += 100.0
+
+    run(SHORT, tmp_path, on_step)
+
+    assert ["".join(names) for names in seen] == [
+        *["", ""],
+        *["step_000003.safetensors"] * 2,
+        *["step_000005.safetensors"] * 2,
+        "step_000007.safetensors",
+        "step_000008.safetensors",
+    ]
+
+
+def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_is_not(tmp_path):
+    left, written = (tmp_path / f".step_000002.safetensors.{name}.part" for name in ("aaaa", "bbbb"))
+    for path in (left, written):
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+
+    with files.locked(written, "rb+"), pytest.raises(Cancelled):
         run(SHORT, tmp_path, cancel_at(2))
 
-    assert [path.name for path in tmp_path.iterdir()] == ["step_000002.safetensors"]
+    assert not left.exists() and written.exists()
+
+
+def test_with_a_damaged_newest_checkpoint_the_next_ones_are_kept(tmp_path):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(6), every=2, keep=2)
+    newest = checkpoint_files(tmp_path)[-1]
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(5), keep=1)
+
+    assert [path.name for path in checkpoint_files(tmp_path)] == ["step_000005.safetensors"]
+    assert run(SHORT, tmp_path).resumed == 5
+
+
+@pytest.mark.parametrize("damage", ["adapter", "shape", "stream", "number", "moment"])
+def test_a_checkpoint_with_other_contents_gives_way_to_the_one_before(tmp_path, caplog, damage):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(5), every=2, keep=3)
+    path = checkpoint_files(tmp_path)[-1]
+    found = load_checkpoint(path)
+    first = next(name for name in found.tensors if name.startswith("adapter."))
+    moment = next(name for name in found.tensors if name.endswith("/exp_avg"))
+    if damage == "adapter":
+        del found.tensors[first]
+    elif damage == "shape":
+        found.tensors[first] = torch.zeros(1)
+    elif damage == "stream":
+        del found.tensors["stream.noise"]
+    elif damage == "number":
+        found.numbers["validation"] = None
+    else:
+        del found.tensors[moment]
+    checkpoints_module.save_checkpoint(path, found)
+
+    result = run(SHORT, tmp_path)
+
+    assert "step_000005.safetensors is passed over" in caplog.text
+    assert result.resumed == 4 and same(result, run(SHORT))
+
+
+def test_with_nothing_that_fits_a_run_begins_anew(tmp_path):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(5))
+    path = checkpoint_files(tmp_path)[-1]
+    found = load_checkpoint(path)
+    del found.tensors["stream.noise"]  # the last that is restored
+    checkpoints_module.save_checkpoint(path, found)
+
+    result = run(SHORT, tmp_path)
+
+    assert result.resumed == 0 and same(result, run(SHORT))
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_passed_over(tmp_path, caplog):
+    (tmp_path / "step_000003.safetensors").mkdir(parents=True)
+
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(3))
+    result = run(SHORT, tmp_path)
+
+    assert "Step 3 is not kept" in caplog.text
+    assert result.resumed == 0 and same(result, run(SHORT))
+
+
+def test_two_processes_at_the_same_run_keep_it_apart(tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "run-2"
+    with files.claimed(folder) as ours, pytest.raises(Cancelled):
+        assert ours
+        run(SHORT, folder, cancel_at(3))
+
+    assert not checkpoint_files(folder)
+    assert [path.name for path in checkpoint_files(other)] == ["step_000003.safetensors"]
+    result = run(SHORT, folder)
+    assert result.resumed == 3 and not other.exists() and not folder.exists()
+
+
+def test_a_step_that_changed_the_weights_in_part_is_never_kept(tmp_path, monkeypatch, caplog):
+    """The run goes back to the checkpoint before, and says so."""
+    average = state.MovingAverage.update
+    calls = []
+
+    def broken(self):
+        calls.append(1)
+        if len(calls) == 5:
+            raise Cancelled
+        average(self)
+
+    monkeypatch.setattr(state.MovingAverage, "update", broken)
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, every=3, keep=1)
+    monkeypatch.undo()
+
+    assert "stopped after step 4 and could not be kept there; it goes on from step 3" in caplog.text
+    assert same(run(SHORT, tmp_path, every=3, keep=1), run(SHORT))
 
 
 def test_weights_that_are_not_finite_are_never_written(tmp_path):
@@ -260,5 +441,5 @@ def test_a_checkpoint_is_a_plain_safetensors_file_that_says_what_it_is_of(tmp_pa
     assert checkpoint.step == 2 and checkpoint.identity["plan"] == SHORT.to_dict()
     shutil.copy(path, tmp_path / "other.safetensors")
     (tmp_path / "none.safetensors").write_bytes(b"none")
-    with pytest.raises(FileError, match="Expected a checkpoint"):
+    with pytest.raises(FileError, match="Expected a sound file"):
         load_checkpoint(tmp_path / "none.safetensors")

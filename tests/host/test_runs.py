@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 
 import pytest
@@ -84,7 +85,7 @@ def test_the_model_draws_the_same_after_a_training(nodes, cancel_at, run_options
 
     def fail(*_):
         calls.append(1)
-        if ending == "failed" and len(calls) == 33:
+        if ending == "failed" and len(calls) == 30:
             raise RuntimeError("out of memory")
 
     handle = model.model.diffusion_model.middle_block[0].register_forward_pre_hook(fail)
@@ -98,7 +99,7 @@ def test_the_model_draws_the_same_after_a_training(nodes, cancel_at, run_options
             train(nodes, model, run_options=options)
     handle.remove()
 
-    assert ending != "failed" or len(calls) == 33
+    assert ending != "failed" or len(calls) == 30
     assert torch.equal(draw(nodes, model), expected)
     assert same(weights_of(model), before)
     for module in model.model.modules():
@@ -165,6 +166,82 @@ def test_previews_are_decoded_by_the_vae_of_the_dataset(nodes, model, dataset, r
     assert [tuple(latents.shape) for latents in decoded] == [(3, 4, 8, 8)] * 2
     assert result[3].shape == (1, 20 + 3 * 64, 2 * 64, 3)
     assert float(result[3][0, 30, 10, 0]) == pytest.approx(0.5, abs=0.01)
+
+
+class BrokenVae:
+    """Fail to decode, or be cancelled in it."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def decode(self, latents):
+        raise self.error
+
+
+def test_a_vae_that_fails_costs_no_lora(nodes, model, dataset, run_options, caplog):
+    """The previews are the rough ones then, and the node says so."""
+    options = run_options(preview_every=6, preview_count=1, preview_steps=1)
+    expected = train(nodes, model, run_options=options)
+
+    with_vae = replace(dataset, vae=BrokenVae(RuntimeError("no kernel")))
+    result = train(nodes, model, dataset=with_vae, run_options=options)
+
+    assert same(result[0], expected[0]) and torch.equal(result[3], expected[3])
+    assert "Expected to make pictures of the previews by the VAE, got: no kernel" in caplog.text
+
+
+def test_a_cancel_in_the_last_decoding_costs_no_lora(nodes, model, dataset, run_options, output, said):
+    """The run is kept after its last step; the same again gives the LoRA at once."""
+    options = run_options(preview_every=6, preview_count=1, preview_steps=1)
+    cancelled = host_module("comfy.model_management").InterruptProcessingException
+    with pytest.raises(cancelled):
+        train(nodes, model, dataset=replace(dataset, vae=BrokenVae(cancelled())), run_options=options)
+
+    [kept] = (output / "domaingallery" / "checkpoints").rglob("*.safetensors")
+    result = train(nodes, model, run_options=options)
+
+    assert kept.name == f"step_{STEPS:06}.safetensors" and not kept.exists()
+    where = kept.relative_to(output).as_posix()
+    assert f"stopped; kept in output/{where}. Run the same again to go on." in said
+    assert f"gone on from step {STEPS}" in result.ui["text"][0]
+    assert same(result[0], train(nodes, model)[0])
+
+
+def test_the_plot_on_the_node_goes_on_where_a_run_was_stopped(nodes, model, cancel_at, monkeypatch):
+    live, plotted = nodes("nodes.live"), []
+    draw_plot = live.plot
+    monkeypatch.setattr(live, "PICTURE_EVERY", 0.0)
+    monkeypatch.setattr(live, "plot", lambda losses, *rest: plotted.append(len(losses["total"])) or
+                        draw_plot(losses, *rest))  # fmt: skip
+    cancel_at(3)
+    with pytest.raises(host_module("comfy.model_management").InterruptProcessingException):
+        train(nodes, model)
+    plotted.clear()
+    cancel_at(1000)
+
+    train(nodes, model)
+
+    assert plotted[0] == 4
+
+
+def test_warnings_stay_on_the_node(nodes, model, said):
+    """What is warned of while a node runs is shown under what it says later, and when it is done."""
+    progress = nodes("nodes.progress")
+    log = logging.getLogger("domaingallery")
+    with progress.showing_warnings("1") as warnings:
+        for number in range(6):
+            log.warning("Step %d is skipped.", number)
+        log.warning("Step 5 is skipped.")
+
+        text = warnings.under("step 7 of 8")
+        assert progress.warned() == [f"Step {number} is skipped." for number in range(6)]
+
+    assert text.splitlines() == [
+        "step 7 of 8",
+        *[f"Step {number} is skipped." for number in range(2, 6)],
+        "and 2 more warnings before, in the log",
+    ]
+    assert progress.warned() == []
 
 
 def gradients(nodes, model, dataset, setting):
