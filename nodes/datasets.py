@@ -17,6 +17,7 @@ from ..domaingallery_core.datasets import Examples
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.images import CROPS, Size, bucket_sizes, checked_images, nearest_bucket
+from .node import Node
 from .progress import check_interrupt, node_id, say
 from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
 
@@ -37,7 +38,7 @@ class Picture:
         return self.image.shape[1], self.image.shape[2]
 
 
-class DomainGalleryDataset(io.ComfyNode):
+class DomainGalleryDataset(Node):
     """Encode source and target images once."""
 
     @classmethod

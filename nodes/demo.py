@@ -7,11 +7,12 @@ from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.sketchbook.things import CATEGORIES
 from ..domaingallery_core.sketchbook.world import DOMAINS, STYLES, domain_images
+from .node import Node
 from .sketchbook import load_sketchbook
 from .sockets import CATEGORY
 
 
-class DomainGalleryLoadDemo(io.ComfyNode):
+class DomainGalleryLoadDemo(Node):
     """Load the sketchbook model that the pack ships."""
 
     @classmethod
@@ -39,7 +40,7 @@ class DomainGalleryLoadDemo(io.ComfyNode):
         return io.NodeOutput(*load_sketchbook())
 
 
-class DomainGalleryDemoImages(io.ComfyNode):
+class DomainGalleryDemoImages(Node):
     """Draw pictures of the sketchbook's world."""
 
     @classmethod

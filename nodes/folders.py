@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ..domaingallery_core.errors import FileError, InputError
 from ..domaingallery_core.grids import image_to_tensor
+from .node import Node
 from .progress import check_interrupt
 from .sockets import CATEGORY
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
-class DomainGalleryLoadImages(io.ComfyNode):
+class DomainGalleryLoadImages(Node):
     """Load the images of a folder as they are meant to look."""
 
     @classmethod

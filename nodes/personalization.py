@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.errors import InputError
+from .node import Node
 from .progress import node_id
 from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
 from .training import plan_of, run, starting_weights
@@ -12,7 +13,7 @@ from .training_data import with_prompts
 from .training_inputs import erased_input, option_inputs, training_inputs, training_outputs
 
 
-class DomainGalleryPersonalize(io.ComfyNode):
+class DomainGalleryPersonalize(Node):
     """Learn a domain and a subject together (paper section 4.5, Eq. 7)."""
 
     @classmethod

@@ -10,13 +10,14 @@ from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.categories import split_categories
 from ..domaingallery_core.errors import InputError
+from .node import Node
 from .progress import node_id, say
 from .sockets import CATEGORY, Conditioning, DomainPrompts, Prompts
 
 MOST_TOKENS = 3  # of an identifier; the words that DreamBooth recommends have one to three
 
 
-class DomainGalleryPrompts(io.ComfyNode):
+class DomainGalleryPrompts(Node):
     """Make the prompts of a domain from its identifier and category."""
 
     @classmethod

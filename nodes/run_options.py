@@ -12,6 +12,7 @@ from comfy_api.v0_0_2 import io
 from ..domaingallery_core.checkpoints import Checkpoints
 from ..domaingallery_core.fingerprints import fingerprint
 from ..domaingallery_core.monitor import Monitor
+from .node import Node
 from .saving import checked_name
 from .saving_memory import CHECKPOINTING
 from .sockets import CATEGORY, Run, RunOptions
@@ -19,7 +20,7 @@ from .sockets import CATEGORY, Run, RunOptions
 RESUME = ("automatic", "start over")
 
 
-class DomainGalleryRunOptions(io.ComfyNode):
+class DomainGalleryRunOptions(Node):
     """Gather how a run is kept and watched."""
 
     @classmethod

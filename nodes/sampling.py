@@ -17,6 +17,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.errors import InputError
+from .node import Node
 from .conditionings import check_encoder, check_family, lacks_lora
 from .guidance import NO_LORA, NONE, V_UNCOND, enhance_model, make_enhancement
 from .progress import node_id, say
@@ -127,7 +128,7 @@ def schedule(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str,
     ).sigmas  # fmt: skip
 
 
-class DomainGalleryGuider(io.ComfyNode):
+class DomainGalleryGuider(Node):
     """Make a GUIDER for the host's custom samplers."""
 
     @classmethod
@@ -160,7 +161,7 @@ class DomainGalleryGuider(io.ComfyNode):
         )  # fmt: skip
 
 
-class DomainGalleryEnhancement(io.ComfyNode):
+class DomainGalleryEnhancement(Node):
     """Patch a MODEL, so that every sampler enhances."""
 
     @classmethod
@@ -202,7 +203,7 @@ class DomainGalleryEnhancement(io.ComfyNode):
         )  # fmt: skip
 
 
-class DomainGalleryKSampler(io.ComfyNode):
+class DomainGalleryKSampler(Node):
     """Sample as KSampler does, with the guidance of Domain Guider."""
 
     @classmethod

@@ -10,10 +10,11 @@ from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.lora_files import KEY_FORMATS, comfyui_to_core, save_lora
+from .node import Node
 from .sockets import CATEGORY
 
 
-class DomainGallerySaveLora(io.ComfyNode):
+class DomainGallerySaveLora(Node):
     """Write a LoRA to a file where the host finds it."""
 
     @classmethod

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.fingerprints import fingerprint
 from ..domaingallery_core.latent_cache import LatentCache
+from .node import Node
 from .host import check_text_encoder
 from .progress import Progress, check_interrupt, duration, node_id
 from .sampling_inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
@@ -27,7 +28,7 @@ DECODED_AT_ONCE = 8
 LARGEST_BATCH = 16
 
 
-class DomainGallerySourceImages(io.ComfyNode):
+class DomainGallerySourceImages(Node):
     """Draw images of the category with the untouched model (paper section 4.1)."""
 
     @classmethod

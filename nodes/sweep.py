@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.grids import labelled_grid
+from .node import Node
 from .conditionings import lacks_lora
 from .guidance import NO_LORA, NONE, V_UNCOND, VN_N
 from .progress import Progress, duration, node_id
@@ -30,7 +31,7 @@ BOTH = "both"
 MOST = 100
 
 
-class DomainGallerySweep(io.ComfyNode):
+class DomainGallerySweep(Node):
     """Draw a grid of enhancements."""
 
     @classmethod

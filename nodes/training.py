@@ -18,6 +18,7 @@ from ..domaingallery_core.fingerprints import run_identity, weights_hash
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui
 from ..domaingallery_core.trainer import TrainingResult, train
+from .node import Node
 from .closing import kept_at_exit
 from .host import HostDenoiser, kohya_names, training
 from .live import Live, plot_image, preview_image
@@ -178,7 +179,7 @@ def plan_of(
     return TrainingPlan(method=method, steps=steps, learning_rate=learning_rate, seed=seed, **settings)
 
 
-class DomainGalleryErase(io.ComfyNode):
+class DomainGalleryErase(Node):
     """Run stage 1, prior attribute erasure (paper section 4.1, Eq. 5a)."""
 
     @classmethod
@@ -228,7 +229,7 @@ class DomainGalleryErase(io.ComfyNode):
         return run(model, prompts, dataset, plan, node_id(cls), options=run_options, also=also)
 
 
-class DomainGalleryTrain(io.ComfyNode):
+class DomainGalleryTrain(Node):
     """Run stage 2, finetuning on the domain (paper section 4.2, Eq. 5b)."""
 
     @classmethod

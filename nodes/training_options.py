@@ -9,6 +9,7 @@ from comfy_api.v0_0_2 import io
 from ..domaingallery_core.adapter_kinds import TITLES
 from ..domaingallery_core.adapters import TARGETS
 from ..domaingallery_core.config import LossWeights, Optimizer, Precision, Schedule, SimilarityScale
+from .node import Node
 from .sockets import CATEGORY, Options, TrainingOptions
 
 
@@ -86,7 +87,7 @@ def advanced_inputs() -> list[io.Input]:
     ]  # fmt: skip
 
 
-class DomainGalleryOptions(io.ComfyNode):
+class DomainGalleryOptions(Node):
     """Gather the settings that most trainings leave alone."""
 
     @classmethod
