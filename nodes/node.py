@@ -1,4 +1,4 @@
-"""What all nodes of the pack share: their inputs are checked before they run, and warnings are shown on them."""
+"""What all nodes of the pack share: inputs are checked before they run, and warnings are shown on them."""
 
 from __future__ import annotations
 
@@ -43,13 +43,12 @@ def _checked(execute: Callable[..., Any]) -> Any:
 def check_inputs(cls: type[Node], values: dict[str, Any]) -> None:
     """Check the values of widgets against the schema; of a node that takes lists, each of a list.
 
-    Values that a client sends are checked by the host in part: NaN passes its bounds, and what comes through a
-    link passes altogether.
+    The host checks what a client sends, but NaN passes its bounds, and all that comes through a link.
 
     Raises:
         InputError: a value is of another kind or out of its range.
     """
-    schema = cls.GET_SCHEMA()
+    schema = cls.define_schema()  # GET_SCHEMA keeps it in the class, which the host locks
     for part in schema.inputs:
         if part.id not in values or values[part.id] is None:
             continue
@@ -90,7 +89,8 @@ def _check_number(part: Any, value: Any) -> None:
     if not right or not (whole or math.isfinite(value)) or not least <= value <= most:
         kind = "a whole number" if whole else "a finite number"
         raise InputError(
-            f"Expected {part.id} to be {kind} from {least:g} to {most:g}, got {shown(value)}. Change {part.id}."
+            f"Expected {part.id} to be {kind} from {least:g} to {most:g}, got {shown(value)}. "
+            f"Change {part.id}."
         )
 
 

@@ -97,12 +97,17 @@ def warned() -> list[str]:
 
 def say(node: str | None, text: str) -> None:
     """Show a line of text on a node, with what was warned of under it."""
-    from server import PromptServer  # a server exists only where the host runs as one
-
     handler = _warnings.get()
     if handler is not None:
         handler.said = text
         text = handler.under(text)
+    send(node, text)
+
+
+def send(node: str | None, text: str) -> None:
+    """Send a text to a node in the browser."""
+    from server import PromptServer  # a server exists only where the host runs as one
+
     server = getattr(PromptServer, "instance", None)
     if server is not None and node is not None:
         server.send_progress_text(text, node)

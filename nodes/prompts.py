@@ -11,7 +11,6 @@ from comfy_api.v0_0_2 import io
 from ..domaingallery_core.categories import split_categories
 from ..domaingallery_core.errors import InputError
 from .node import Node
-from .progress import node_id, say
 from .sockets import CATEGORY, Conditioning, DomainPrompts, Prompts
 
 MOST_TOKENS = 3  # of an identifier; the words that DreamBooth recommends have one to three
@@ -89,7 +88,6 @@ class DomainGalleryPrompts(Node):
         warning = token_warning(clip, identifier)
         if warning:
             logging.getLogger("domaingallery").warning(warning)
-            say(node_id(cls), warning)
         return io.NodeOutput(
             prompts, prompts.target, prompts.source, prompts.bare, prompts.empty,
             ui={"text": [warning]} if warning else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +15,9 @@ from comfy.sampler_helpers import convert_cond
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..domaingallery_core.errors import InputError
-from .node import Node
 from .conditionings import check_encoder, check_family, lacks_lora
 from .guidance import NO_LORA, NONE, V_UNCOND, enhance_model, make_enhancement
+from .node import Node
 from .progress import node_id, say
 from .sampling_inputs import (
     ALIASES,
@@ -84,8 +82,6 @@ def make_guider(
     Raises:
         InputError: something in it cannot work.
     """
-    if not math.isfinite(cfg):
-        raise InputError(f"Expected cfg to be a finite number, got {cfg!r}. Try 7.5.")
     patched = enhanced(model, (positive, negative), mode, enhancement, prompts, **options)
     guider = comfy.samplers.CFGGuider(patched)
     guider.set_conds(positive, negative)

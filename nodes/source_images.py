@@ -18,8 +18,9 @@ from torch import Tensor
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.fingerprints import fingerprint
 from ..domaingallery_core.latent_cache import LatentCache
-from .node import Node
 from .host import check_text_encoder
+from .identity import is_told, model_identity
+from .node import Node
 from .progress import Progress, check_interrupt, duration, node_id
 from .sampling_inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
 from .sockets import CATEGORY, DomainPrompts, Prompts
@@ -89,12 +90,12 @@ class DomainGallerySourceImages(Node):
         latents = empty_latents(model, count, width, height)
         batch_size = batch_size or fitting_batch(model, latents)
         sampling = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        images = []
+        base, images = model_identity(model), []
         for number, part in enumerate(parts):
             check_text_encoder(model, part.source)
             drawn = draw(
                 model, part, latents, **sampling, batch_size=batch_size, seed=seed, progress=progress,
-                cache=cache_of(model, part, latents, sampling | {"seed": seed}), before=number * count,
+                cache=cache_of(base, part, latents, sampling | {"seed": seed}), before=number * count,
             )  # fmt: skip
             images.append(decode(vae, drawn))
         return io.NodeOutput(images)
@@ -132,41 +133,23 @@ def fitting_batch(model: ModelPatcher, latents: Tensor) -> int:
 
 
 def cache_of(
-    model: ModelPatcher, prompts: DomainPrompts, latents: Tensor, sampling: dict[str, object]
+    base: dict[str, str], prompts: DomainPrompts, latents: Tensor, sampling: dict[str, object]
 ) -> LatentCache:
     """Return where latents are kept: a folder for everything that determines them but their number.
 
-    A MODEL with patches that are code has no such key; nothing of it is kept.
+    Args:
+        base: the identity of the MODEL; of one that cannot be told from others nothing is kept.
     """
+    if not is_told(base):
+        return LatentCache(None)
     decisive = {
-        "model": model_identity(model),
+        "model": base,
         "prompts": [prompts.source, prompts.empty],
         "shape": list(latents.shape[1:]),
         "sampling": sampling,
     }
-    try:
-        key = fingerprint(decisive)[:32]
-    except TypeError:
-        return LatentCache(None)
+    key = fingerprint(decisive)[:32]
     return LatentCache(Path(folder_paths.get_output_directory(), "domaingallery", "source", key))
-
-
-def model_identity(model: ModelPatcher) -> dict[str, object]:
-    """Return what tells a MODEL from another: its weights as they were loaded, and everything put on them."""
-    weights = model.model.state_dict()
-    for name, kept in model.backup.items():  # those whose patches are applied in place
-        weights[name] = kept.weight
-    config = getattr(model.model, "model_config", None)
-    return {
-        "class": type(model.model).__qualname__,
-        "kind": model.model.model_type.name,
-        "config": getattr(config, "unet_config", None),
-        "weights": dict(weights),
-        "patches": model.patches,
-        "objects": model.object_patches,
-        "options": model.model_options,
-        "wrappers": [model.wrappers, model.callbacks, model.hook_patches],
-    }
 
 
 def empty_latents(model, count: int, width: int, height: int) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.grids import labelled_grid
-from .node import Node
 from .conditionings import lacks_lora
 from .guidance import NO_LORA, NONE, V_UNCOND, VN_N
+from .node import Node
 from .progress import Progress, duration, node_id
 from .sampling import make_guider, sample, schedule
 from .sampling_inputs import (
@@ -26,6 +26,7 @@ from .sampling_inputs import (
     sampler_inputs,
 )
 from .sockets import CATEGORY
+from .source_images import check_vae
 
 BOTH = "both"
 MOST = 100
@@ -70,6 +71,7 @@ class DomainGallerySweep(Node):
         seed, steps, sampler_name, scheduler, denoise, latent_image,
         start_percent=0.0, end_percent=1.0, rescale=0.0,
     ) -> io.NodeOutput:  # fmt: skip
+        check_vae(model, vae)
         strengths = checked_strengths(enhancements)
         rows = [V_UNCOND, VN_N] if modes == BOTH else [modes]
         # Without enhancement the modes are the same.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
@@ -14,14 +15,15 @@ from torch import Tensor
 from ..domaingallery_core.adapter_kinds import describe
 from ..domaingallery_core.adapters import Adapter
 from ..domaingallery_core.config import TrainingPlan
-from ..domaingallery_core.fingerprints import run_identity, weights_hash
+from ..domaingallery_core.fingerprints import fingerprint, run_identity
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui
 from ..domaingallery_core.trainer import TrainingResult, train
-from .node import Node
 from .closing import kept_at_exit
 from .host import HostDenoiser, kohya_names, training
+from .identity import WEIGHTS, model_identity
 from .live import Live, plot_image, preview_image
+from .node import Node
 from .pictures import VALIDATION
 from .progress import duration, node_id, warned
 from .run_options import checkpoints_of, monitor_of
@@ -64,6 +66,8 @@ def run(
     check_parts(domain, plan)
     options = options or RunOptions()
     live = Live(node, model, plan.steps)
+    live.progress.say("looking at the model")
+    base = model_identity(model)
     live.progress.say("loading the model")
     with kept_at_exit(), ExitStack() as claim:
         try:
@@ -73,7 +77,6 @@ def run(
                 denoiser = HostDenoiser(model)
                 data, conditions = training_data(model, denoiser, domain, plan, device, subject)
                 network = model.model.diffusion_model
-                base = weights_hash(network)
                 stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
                 seed = generator(plan.seed, "adapter")
                 adapter = stack.enter_context(Adapter.inject(network, plan.adapter(), seed))
@@ -90,7 +93,7 @@ def run(
                 tensors = core_to_comfyui(adapter.exported(result.state_dict))
             lora = TrainedLora(
                 tensors,
-                metadata=metadata(prompts, plan, base, result.steps, subject and subject[0]),
+                metadata=metadata(prompts, plan, identity, result.steps, subject and subject[0]),
                 kohya_names=kohya_names(model),
             )
             pictures = plot_image(result), preview_image(model, dataset.vae, result)
@@ -104,7 +107,11 @@ def run(
 
 
 def metadata(
-    prompts: DomainPrompts, plan: TrainingPlan, base: str, step: int, subject: DomainPrompts | None = None
+    prompts: DomainPrompts,
+    plan: TrainingPlan,
+    identity: Mapping[str, Any],
+    step: int,
+    subject: DomainPrompts | None = None,
 ) -> dict[str, str]:
     """Return what a file of the LoRA says about itself; the first keys are those that other programs read."""
     trigger = ", ".join(part.target_text for part in prompts.parts())
@@ -119,7 +126,8 @@ def metadata(
         "ss_network_dim": str(plan.rank),
         "ss_network_alpha": f"{plan.alpha:g}",
         "ss_steps": str(step),
-        "domaingallery.base_model_hash": base,
+        "domaingallery.base_model_hash": identity[f"base model {WEIGHTS}"],
+        "domaingallery.identity": fingerprint(identity),
         "domaingallery.plan": json.dumps(plan.to_dict()),
         "domaingallery.prompts": json.dumps(
             {

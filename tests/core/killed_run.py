@@ -12,7 +12,7 @@ from domaingallery_core.adapters import Adapter
 from domaingallery_core.checkpoints import Checkpoints
 from domaingallery_core.config import TrainingPlan
 from domaingallery_core.datasets import Dataset, Examples
-from domaingallery_core.fingerprints import run_identity, weights_hash
+from domaingallery_core.fingerprints import run_identity, tensors_hash
 from domaingallery_core.generators import generator
 from domaingallery_core.trainer import TrainingResult, train
 
@@ -27,7 +27,7 @@ def run(
 ) -> TrainingResult:
     """Train on toys; with a folder, checkpoints are kept there. `seed` is that of the base model."""
     model = network(seed)
-    base = weights_hash(model)
+    base = {"weights": tensors_hash(model.state_dict())}
     data = data or Dataset(target=Examples(latents(5, 1)), source=Examples(latents(12, 2)))
     prompts = prompts or conditions()
     monitor = options.pop("monitor", None)

@@ -161,7 +161,7 @@ def test_another_plan_dataset_prompt_or_base_is_refused_with_what_differs(tmp_pa
         ),
         ({"data": data}, r"target images differs\. Set"),
         ({"prompts": prompts}, r"got another one: source prompt differs\. Set"),
-        ({"seed": 1}, r"got another one: base model differs\. Set"),
+        ({"seed": 1}, r"got another one: base model weights differs\. Set"),
     ):
         with pytest.raises(InputError, match=named):
             run(folder=tmp_path, **{"plan": SHORT} | options)

@@ -88,7 +88,7 @@ def test_a_file_in_the_place_of_a_folder_is_an_error_that_says_so(tmp_path):
     (tmp_path / "loras").write_bytes(b"")
 
     for replace in (True, False):
-        with pytest.raises(FileError, match="Expected to write 'a.txt'"):
+        with pytest.raises(FileError, match=r"Expected to write 'a\.txt'"):
             write_file(tmp_path / "loras" / "a.txt", b"x", replace=replace)
 
 
@@ -144,7 +144,9 @@ def test_no_flipped_bit_passes(tmp_path):
                 assert metadata == {"step": "4"} and tensors["weight"].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]", b"\x02\0\0\0\0\0\0\0{}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 7, b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]", b"\x02\0\0\0\0\0\0\0{}"]
+)
 def test_a_file_of_something_else_is_an_error_that_says_so(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from enum import Enum
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from toys import conditions, latents, network
 
 from domaingallery_core.datasets import Dataset, Examples
-from domaingallery_core.fingerprints import differences, fingerprint, weights_hash
+from domaingallery_core.fingerprints import differences, fingerprint, tensors_hash
 
 
 class Plain:
@@ -66,10 +71,110 @@ def test_another_process_finds_the_same_hash():
     assert found.stdout.strip() == fingerprint({"numbers": [1, 2.5, True, None], "set": {"a", "b", "c"}})
 
 
-@pytest.mark.parametrize("code", [{"patch": lambda x: x}, [object], (fingerprint,), object()])
-def test_code_has_no_hash(code):
-    with pytest.raises(TypeError):
-        fingerprint(code)
+@pytest.mark.parametrize("value", [threading.Lock(), iter([1]), object(), [{"a": (x for x in "ab")}]])
+def test_what_cannot_be_told_has_no_hash(value):
+    with pytest.raises(TypeError, match="to hash, got a"):
+        fingerprint(value)
+
+
+def test_an_open_file_has_no_hash(tmp_path):
+    with (tmp_path / "a").open("w") as file, pytest.raises(TypeError):
+        fingerprint({"file": file})
+
+
+def scaled(by, also=None):
+    return lambda x: x * by + (also or 0)
+
+
+class Scale:
+    """Be a patch with a number."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x):
+        return x * self.by
+
+
+def local_class(base, method=None):
+    return type("Local", (base,), {"__qualname__": "local_class.<locals>.Local", "run": method})
+
+
+def test_code_counts_by_what_it_does_and_has_closed_over():
+    same = [
+        (scaled(2), scaled(2)),
+        (Scale(2), Scale(2)),
+        (Scale(2).__call__, Scale(2).__call__),
+        (partial(scaled, 1), partial(scaled, 1)),
+        (scaled(torch.ones(2)), scaled(torch.ones(2))),
+        (scaled({"by": [1]}), scaled({"by": [1]})),
+        (local_class(int, lambda self: 1), local_class(int, lambda self: 1)),
+    ]
+    others = [
+        (scaled(2), scaled(3)),
+        (scaled(2), lambda x: x * 2),
+        (lambda x: x + 1, lambda x: x + 2),
+        (lambda x, y=1: x, lambda x, y=2: x),
+        (Scale(2), Scale(3)),
+        (Scale(2).__call__, Scale(3).__call__),
+        (partial(scaled, 1), partial(scaled, 2)),
+        (scaled(torch.ones(2)), scaled(torch.zeros(2))),
+        (local_class(int, lambda self: 1), local_class(int, lambda self: 2)),
+        (local_class(int), local_class(float)),
+        (Path("a"), Path("b")),
+        (Colour.RED, Colour.BLUE),
+        (np.float32(1), np.float64(1)),
+        (Listed([1], 2), Listed([1], 3)),
+    ]
+
+    for one, other in same:
+        assert fingerprint(one) == fingerprint(other)
+    for one, other in others:
+        assert fingerprint(one) != fingerprint(other)
+
+
+class Colour(Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Listed(list):
+    """Hold something beside its elements."""
+
+    def __init__(self, elements, beside):
+        super().__init__(elements)
+        self.beside = beside
+
+
+def ring(*values):
+    """Return objects that hold each other in a ring."""
+    parts = [Plain(value) for value in values]
+    for i, part in enumerate(parts):
+        part.next = parts[(i + 1) % len(parts)]
+    return parts[0]
+
+
+def test_objects_that_hold_themselves_have_a_hash():
+    assert fingerprint(ring(1, 2, 3)) == fingerprint(ring(1, 2, 3)) != fingerprint(ring(1, 2, 4))
+    shared = ring(1, 2)
+    assert fingerprint([shared, shared]) == fingerprint([ring(1, 2), ring(1, 2)])
+
+
+def test_what_is_nested_too_deeply_has_no_hash():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+
+    with pytest.raises(TypeError, match="nested too deeply"):
+        fingerprint(value)
+
+
+def test_a_module_counts_with_what_was_hooked_into_it():
+    plain, hooked, other = (value()["module"] for _ in range(3))
+    hooked.register_forward_hook(lambda module, given, out: out * 2)
+    other.forward = lambda x: x
+
+    assert len({fingerprint(module) for module in (plain, hooked, other, value()["module"])}) == 3
 
 
 def test_identities_that_agree_differ_in_nothing():
@@ -80,9 +185,13 @@ def test_identities_that_agree_differ_in_nothing():
     ]
 
 
-def test_the_hash_of_a_model_knows_its_weights():
+def test_the_hash_of_weights_knows_every_byte_of_them():
     model = network()
+    first = tensors_hash(model.state_dict())
 
-    assert weights_hash(model) == weights_hash(network()) != weights_hash(network(1))
-    next(model.parameters()).data[0, 0] += 1e-3
-    assert weights_hash(model) != weights_hash(network())
+    assert first == tensors_hash(dict(reversed(network().state_dict().items())))
+    assert first != tensors_hash(network(1).state_dict())
+    for tensor in (model.attn1.to_q.weight.data, model.shift):
+        tensor.view(-1)[-1] += 1e-6
+        assert tensors_hash(model.state_dict()) != first
+        first = tensors_hash(model.state_dict())

@@ -75,7 +75,6 @@ def dataset(nodes) -> Any:
 def said(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the lines of text that nodes show."""
     lines: list[str] = []
-    for name, module in list(sys.modules.items()):
-        if name.startswith(f"{pack.__name__}.") and hasattr(module, "say"):
-            monkeypatch.setattr(module, "say", lambda node, text: lines.append(text))
+    progress = sys.modules[f"{pack.__name__}.nodes.progress"]
+    monkeypatch.setattr(progress, "send", lambda node, text: lines.append(text))
     return lines

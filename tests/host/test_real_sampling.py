@@ -205,7 +205,7 @@ def test_they_draw_the_same_bytes_with_other_nodes(host, name):
         ({"prompts": None}, "Expected prompts or base for the mode V-uncond, got neither"),
         ({"start_percent": 0.8, "end_percent": 0.2}, "Expected start_percent up to end_percent"),
         ({"rescale": 1.5}, "bigger than max"),
-        ({"enhancement": float("nan")}, "finite number, got nan"),
+        ({"enhancement": float("nan")}, "finite number from -10 to 10, got nan"),
     ],
 )
 @pytest.mark.parametrize("name", ["ksampler", "guider", "enhancement"])

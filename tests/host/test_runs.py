@@ -115,7 +115,7 @@ def test_another_plan_under_the_name_of_a_run_is_refused(nodes, model, dataset, 
     with pytest.raises(Exception, match=r"got another one: target images differs"):
         other = replace(dataset, target=tiny_dataset(nodes, seed=8).target)
         train(nodes, model, dataset=other, run_options=options)
-    with pytest.raises(Exception, match=r"got another one: base model differs\. Set"):
+    with pytest.raises(Exception, match=r"got another one: base model weights differs\. Set"):
         train(nodes, tiny_model(seed=1), run_options=options)
 
     again = run_options(checkpoint_every=2, run_name="faces/first", resume=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 from dataclasses import replace
 
 import pytest
@@ -86,15 +88,29 @@ def test_the_same_patches_have_the_same_key_also_once_they_are_applied(nodes, ou
     assert sampled == [1]
 
 
-def test_code_on_a_model_is_not_kept(nodes, output, sampled):
+def test_a_model_that_cannot_be_told_from_others_is_not_kept(nodes, output, sampled, caplog):
     model = tiny_model()
-    model.set_model_sampler_post_cfg_function(lambda given: given["denoised"])
+    lock = threading.Lock()
+    model.set_model_sampler_post_cfg_function(lambda given: given["denoised"] if lock else None)
 
     draw(nodes, model, count=1)
     draw(nodes, model, count=1)
 
     assert sampled == [1, 1]
+    assert "The options of this MODEL cannot be told from others" in caplog.text
     assert not list(output.iterdir())
+
+
+def test_models_that_predict_something_else_do_not_share_images(nodes, output, sampled):
+    """The classes that the host's node makes for each of them have one name."""
+    patch = importlib.import_module("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch
+    pictures = []
+    for sampling in ("eps", "v_prediction", "x0"):
+        for _ in range(2):
+            pictures.append(draw(nodes, patch(tiny_model(), sampling, False)[0], count=1)[0])
+
+    assert sampled == [1, 1, 1]
+    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
 
 
 def test_a_damaged_file_alone_is_drawn_again(nodes, output, sampled):

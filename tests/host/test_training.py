@@ -157,9 +157,9 @@ def test_loras_of_other_kinds_are_refused(nodes, model, lora, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps to be a whole number, at least 1, got 0"),
-        ({"learning_rate": -1.0}, "learning_rate to be a finite number, more than 0, got -1.0"),
-        ({"learning_rate": float("nan")}, "learning_rate to be a finite number, more than 0, got nan"),
+        ({"steps": 0}, "steps to be a whole number from 1 to 100000, got 0"),
+        ({"learning_rate": -1.0}, r"learning_rate to be a finite number from 0 to 1, got -1\.0"),
+        ({"learning_rate": float("nan")}, "learning_rate to be a finite number from 0 to 1, got nan"),
     ],
 )
 def test_numbers_that_cannot_work_are_named(nodes, model, changes, message):

@@ -17,11 +17,11 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "V"}, "mode among none, V-uncond, VN-N, got 'V'"),
-        ({"enhancement": NAN}, "enhancement to be a finite number, got nan"),
-        ({"start_percent": NAN}, "start_percent between 0 and 1, got nan"),
-        ({"end_percent": 1.5}, "end_percent between 0 and 1, got 1.5"),
-        ({"rescale": INF}, "rescale between 0 and 1, got inf"),
+        ({"mode": "V"}, "mode to be one of none, V-uncond, VN-N, got 'V'"),
+        ({"enhancement": NAN}, "enhancement to be a finite number from -10 to 10, got nan"),
+        ({"start_percent": NAN}, "start_percent to be a finite number from 0 to 1, got nan"),
+        ({"end_percent": 1.5}, r"end_percent to be a finite number from 0 to 1, got 1\.5"),
+        ({"rescale": INF}, "rescale to be a finite number from 0 to 1, got inf"),
         ({"start_percent": 0.6, "end_percent": 0.4}, "start_percent up to end_percent, got 0.6 and 0.4"),
         ({"prompts": None}, "prompts or base for the mode VN-N, got neither"),
         ({"base": []}, "base conditioning, got an empty one"),
@@ -39,7 +39,7 @@ def test_what_cannot_work_is_refused_before_the_first_step(nodes, model, prompts
 
 
 def test_a_scale_that_is_not_a_number_is_refused(nodes, model, prompts):
-    with pytest.raises(Exception, match="cfg to be a finite number, got inf"):
+    with pytest.raises(Exception, match="cfg to be a finite number from 0 to 100, got inf"):
         draw(
             nodes, "Domain KSampler", model, prompts.target, prompts.empty, latent(),
             {"mode": "none", "enhancement": 0.0}, cfg=INF,

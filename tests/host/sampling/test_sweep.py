@@ -22,9 +22,10 @@ def vae():
 
 def sweep(nodes, model, prompts, **changes):
     options = SAMPLING | {"modes": "both", "enhancements": "0, 0.7", "latent_image": latent(1)} | changes
+    inputs = {"vae": vae(), **options}
     with torch.inference_mode():
         return nodes("nodes.sweep").DomainGallerySweep.execute(
-            model, prompts.target, prompts.empty, prompts, vae(), **options
+            model, prompts.target, prompts.empty, prompts, **inputs
         )[0]
 
 
@@ -65,6 +66,7 @@ def test_the_grid_is_one_image(nodes, model, prompts):
         ({"enhancements": "1, nan"}, "numbers with commas between them, got 'nan'"),
         ({"start_percent": 0.9, "end_percent": 0.1}, "start_percent up to end_percent"),
         ({"cfg": float("nan")}, "cfg to be a finite number"),
+        ({"vae": SimpleNamespace(latent_channels=3)}, r"VAE of this model \(4 channels\), got one of 3"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_step(nodes, model, prompts, changes, message):
