@@ -44,7 +44,7 @@ class HostForm:
         draws = self.module(f"{core}.generators").generator(0, "adapter")
         with torch.inference_mode(), host.training(self.model) as device:
             images = {
-                part: (host.training_latents(self.model, latents, device), noise)
+                part: (host.training_latents(self.model, latents).to(device), noise)
                 for part, (latents, noise) in self.reference.images(torch.float32).items()
             }
             denoiser = host.HostDenoiser(self.model)

@@ -37,22 +37,29 @@ def category_numbers(captions: Sequence[str], categories: Sequence[str], images:
     """
     captions = [caption for caption in captions if caption.strip()] if len(captions) == 1 else list(captions)
     if len(captions) == 1 and images > 1:
-        captions = _spelled_out(captions[0])
+        captions = _spelled_out(captions[0], images)
     if len(captions) != images:
         raise InputError(
-            f"Expected the category of each of the {images} images, got {len(captions)}. Connect the "
+            f"Expected the category of each of the {images} images, got "
+            f"{len(captions) if len(captions) <= images else 'more'}. Connect the "
             f'captions of the images, or enter them, such as "6 {categories[0]}, 4 {categories[-1]}".'
         )
     return [_category_number(i, caption, categories) for i, caption in enumerate(captions, 1)]
 
 
-def _spelled_out(text: str) -> list[str]:
-    """Return "2 face, house" as face, face, house."""
+def _spelled_out(text: str, most: int) -> list[str]:
+    """Return "2 face, house" as face, face, house; one more than `most` where there would be more."""
     found: list[str] = []
     for part in re.split(r"[,\n]", text):
         if part.strip():
             counted = _COUNTED.fullmatch(part.strip())
-            found += [counted[2]] * int(counted[1]) if counted else [part.strip()]
+            if counted is None:
+                found.append(part.strip())
+            else:  # a number may have thousands of digits
+                digits = counted[1].lstrip("0") or "0"
+                found += [counted[2]] * min(int(digits[:10]), most + 1)
+        if len(found) > most:
+            return found[: most + 1]
     return found
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .errors import InputError
 from .process import Process
 
 
@@ -19,9 +18,13 @@ class Condition:
     """Hold what a model is conditioned on: named tensors with a leading batch dimension of 1 or B.
 
     `context` is B L D. Families may add others, such as the pooled `y` (B A) of SDXL.
+
+    Attributes:
+        constants: what a family reads besides, the same for all rows, such as a number of tokens.
     """
 
     tensors: dict[str, Tensor]
+    constants: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = {tensor.shape[0] for tensor in self.tensors.values()} - {1}
@@ -44,35 +47,49 @@ class Condition:
         """Return the condition with `n` rows; rows are repeated as views, without a copy."""
         if len(self) not in (1, n):
             raise ValueError(f"Expected a condition with 1 or {n} rows, got {self.shapes()!r}.")
-        return Condition({name: tensor.expand(n, *tensor.shape[1:]) for name, tensor in self.tensors.items()})
+        rows = {name: tensor.expand(n, *tensor.shape[1:]) for name, tensor in self.tensors.items()}
+        return Condition(rows, self.constants)
+
+    def fits(self, other: Condition) -> bool:
+        """Tell whether rows of both may be in one batch: same names and shapes, equal constants."""
+        return (
+            self.tensors.keys() == other.tensors.keys()
+            and self.constants.keys() == other.constants.keys()
+            and all(
+                tensor.shape[1:] == other.tensors[name].shape[1:] for name, tensor in self.tensors.items()
+            )
+            and all(_equal(value, other.constants[name]) for name, value in self.constants.items())
+        )
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
-        """Join conditions row by row. Nothing is padded: the caller brings contexts of one length.
+        """Join conditions row by row. Nothing is padded, as few families read padding like nothing.
 
         Raises:
-            InputError: the conditions hold different tensors or tensors of different shapes.
+            ValueError: one does not fit the first.
         """
         first = conditions[0]
         for other in conditions[1:]:
-            same = first.tensors.keys() == other.tensors.keys() and all(
-                first.tensors[name].shape[1:] == other.tensors[name].shape[1:] for name in first
-            )
-            if not same:
-                raise InputError(
-                    f"Expected prompts encoded alike, got {first.shapes()!r} and {other.shapes()!r}. "
-                    "Encode all prompts with the same text encoder."
+            if not first.fits(other):
+                raise ValueError(
+                    f"Expected conditions that fit, got {first.shapes()!r} and {other.shapes()!r}."
                 )
-        return Condition({name: torch.cat([c.tensors[name] for c in conditions]) for name in first})
+        rows = {name: torch.cat([c.tensors[name] for c in conditions]) for name in first}
+        return Condition(rows, first.constants)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """Return the condition with each tensor changed."""
+        return Condition({name: change(tensor) for name, tensor in self.tensors.items()}, self.constants)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Condition:
         """Return the condition on a device and, for its floating point tensors, in a dtype."""
-        return Condition(
-            {
-                name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-                for name, tensor in self.tensors.items()
-            }
-        )
+        return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.shape == second.shape and torch.equal(first, second)
+    return type(first) is type(second) and bool(first == second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,3 +146,22 @@ class Switch(Protocol):
     def off(self) -> AbstractContextManager[None]:
         """Return a context in which the model is the frozen base."""
         ...
+
+
+def denoise_together(denoiser: Denoiser, parts: Sequence[tuple[Tensor, Tensor, Condition]]) -> list[Tensor]:
+    """Return x0 (B C H W) for each part: x (B C H W) at sigma (B) under a condition (1 or B rows).
+
+    Parts whose conditions fit are evaluated in one batch, the others apart: prompts of other lengths, say.
+    """
+    groups: list[list[int]] = []
+    for i, (_, _, condition) in enumerate(parts):
+        group = next((group for group in groups if parts[group[0]][2].fits(condition)), None)
+        groups.append([i]) if group is None else group.append(i)
+    found: dict[int, Tensor] = {}
+    for group in groups:
+        members = [parts[i] for i in group]
+        x, sigma = torch.cat([x for x, _, _ in members]), torch.cat([sigma for _, sigma, _ in members])
+        condition = Condition.cat([condition.expand(len(x)) for x, _, condition in members])
+        x0 = denoiser(x, sigma, condition).split([len(x) for x, _, _ in members])
+        found |= dict(zip(group, x0, strict=True))
+    return [found[i] for i in range(len(parts))]

@@ -15,28 +15,54 @@ CROPS = 8
 #: Images are not stretched by more than this.
 LARGEST_SCALE = 2.0
 
+#: Images have at least such sides, in pixels.
+SMALLEST = 8
+#: Values may be so far out of 0..1, as upscalers leave them.
+BEYOND = 0.5
+
 Size = tuple[int, int]  # height, width
 
 
-def checked_images(images: Tensor, name: str) -> Tensor:
-    """Return images (B H W C) with three channels, in 0..1; one channel is grey.
+def check_batch(images: Tensor, name: str) -> None:
+    """Check the shape of a batch of images (B H W C).
 
     Raises:
-        InputError: there are none, or they hold values that are not numbers.
+        InputError: it is none, or too small to be drawn or learned from.
     """
-    if images.ndim != 4 or 0 in images.shape or images.shape[-1] not in (1, 3, 4):
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
+        shape = f"a shape of {tuple(images.shape)!r}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"Expected {name} as a batch of RGB images, got {shape}. Connect images.")
+    if len(images) == 0:
+        raise InputError(f"Expected {name}, got an empty batch. Connect at least one image.")
+    if min(images.shape[1:3]) < SMALLEST:
         raise InputError(
-            f"Expected {name} as a batch of RGB images, got a shape of {tuple(images.shape)!r}. "
-            "Connect at least one image."
+            f"Expected {name} of at least {SMALLEST} x {SMALLEST} pixels, got {images.shape[2]} x "
+            f"{images.shape[1]}. Use larger images."
         )
-    if not bool(torch.isfinite(images).all()):
-        broken = [i + 1 for i, image in enumerate(images) if not bool(torch.isfinite(image).all())]
+
+
+def checked_image(image: Tensor, name: str) -> Tensor:
+    """Return an image (1 H W C) with three channels, in 0..1; one channel is grey.
+
+    Raises:
+        InputError: its values are not finite, or of another range.
+    """
+    if not image.dtype.is_floating_point:
+        raise InputError(f"Expected {name} in floating point, got {image.dtype}. Connect images of the host.")
+    image = image.float()
+    low, high = (float(value) for value in image.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(
-            f"Expected {name} of plain numbers, got values that are not finite in image "
-            f"{', '.join(map(str, broken[:5]))}. Leave them out or make them again."
+            f"Expected {name} of plain numbers, got values that are not finite. "
+            "Leave it out or make it again."
         )
-    images = images.expand(*images.shape[:3], 3) if images.shape[-1] == 1 else images[..., :3]
-    return images.clamp(0, 1)
+    if low < -BEYOND or high > 1 + BEYOND:
+        raise InputError(
+            f"Expected {name} with values in 0..1, got {low:.4g} to {high:.4g}. Divide by the largest value, "
+            "such as 255, before."
+        )
+    image = image.expand(*image.shape[:3], 3) if image.shape[-1] == 1 else image[..., :3]
+    return image.clamp(0, 1)
 
 
 def cover(images: Tensor, size: Size, *, name: str = "target images") -> Tensor:
@@ -54,9 +80,15 @@ def cover(images: Tensor, size: Size, *, name: str = "target images") -> Tensor:
             f"Expected {name} of about {width} x {height} pixels, the size of the source images, got "
             f"{images.shape[2]} x {images.shape[1]}. Use larger images or draw smaller source images."
         )
-    covering = max(height, round(images.shape[1] * scale)), max(width, round(images.shape[2] * scale))
+    covering = covered((images.shape[1], images.shape[2]), size)
     resized = interpolate(images.movedim(-1, 1), covering, mode="bilinear", antialias=True)  # -> B C H W
     return resized.movedim(1, -1).clamp(0, 1)
+
+
+def covered(image: Size, size: Size) -> Size:
+    """Return the size of an image once it just covers another size."""
+    scale = max(size[0] / image[0], size[1] / image[1])
+    return max(size[0], round(image[0] * scale)), max(size[1], round(image[1] * scale))
 
 
 def centre_crop(images: Tensor, size: Size) -> Tensor:

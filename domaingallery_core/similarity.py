@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .config import SimilarityScale
-from .denoiser import Condition, Denoiser
+from .denoiser import Condition, Denoiser, denoise_together
 from .guidance import guide
 
 
@@ -64,14 +64,12 @@ def guided_denoise(
     guidance: float,
     empty: Condition | None,
 ) -> Tensor:
-    """Return x0 (B C H W), with classifier-free guidance in one batch where `guidance` is not 1."""
-    rows = x.shape[0]
+    """Return x0 (B C H W), with classifier-free guidance where `guidance` is not 1."""
     if guidance == 1.0:
-        return denoiser(x, sigma, condition.expand(rows))
+        return denoiser(x, sigma, condition.expand(x.shape[0]))
     if empty is None:
         raise ValueError("Expected the condition of the empty prompt for guidance other than 1, got None.")
-    both = Condition.cat([empty.expand(rows), condition.expand(rows)])
-    uncond, target = denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
+    uncond, target = denoise_together(denoiser, [(x, sigma, empty), (x, sigma, condition)])
     return guide(uncond, target, guidance_scale=guidance)
 
 

@@ -350,7 +350,7 @@ def _ordinary_conditions(
     conditions: Conditions, plan: TrainingPlan, monitor: Monitor | None, device: torch.device
 ) -> Conditions:
     def ordinary(condition: Condition) -> Condition:
-        return Condition({name: _ordinary_tensor(t) for name, t in condition.tensors.items()}).to(device)
+        return condition.map(_ordinary_tensor).to(device)
 
     guided = monitor is not None and monitor.preview_every > 0 and monitor.preview_cfg != 1.0
     for needed, name in ((plan.needs_source(), "source"), (plan.needs_empty() or guided, "empty")):

@@ -7,27 +7,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core import images as core_images
 from ..domaingallery_core.categories import category_numbers
-from ..domaingallery_core.datasets import Examples
+from ..domaingallery_core.datasets import Examples, turns
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.generators import generator
-from ..domaingallery_core.images import CROPS, Size, bucket_sizes, checked_images, nearest_bucket
+from ..domaingallery_core.images import CROPS, Size, bucket_sizes, nearest_bucket
+from .encoding import encode, images_of
 from .node import Node
-from .progress import check_interrupt, node_id, say
-from .sockets import CATEGORY, Dataset, LatentDataset, Prompts
+from .progress import node_id, say
+from .sockets import CATEGORY, Dataset, LatentDataset, Prompts, Source, SourceLatents
 
-ENCODED_AT_ONCE = 8
+#: As many source images are needed by the similarity term.
+FEWEST_SOURCES = 3
 FITS = ["centre crop", "random crop", "buckets"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """Hold an image of the domain (1 H W C), its number for messages, and its mask (1 H W C)."""
+    """Hold an image of the domain (1 H W C), its number for messages, and its mask (H W)."""
 
     number: int
     image: Tensor
@@ -52,8 +53,11 @@ class DomainGalleryDataset(Node):
             is_input_list=True,
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE of the model that is trained."),
-                io.Image.Input(
-                    "source_images", tooltip="From Source Images: the category as the base model draws it."
+                io.MultiType.Input(
+                    "source_images",
+                    [Source, io.Image],
+                    tooltip="From Source Images: the category as the base model draws it. Or images of your "
+                    "own that show the category.",
                 ),
                 io.Image.Input(
                     "target_images",
@@ -114,7 +118,7 @@ class DomainGalleryDataset(Node):
     ) -> io.NodeOutput:  # fmt: skip
         fit, flip, held_out = (given[0] if given else None for given in (fit, flip, held_out))
         words = [part.category for part in prompts[0].parts()] if prompts else [None]
-        sources = by_category(source_images, words)
+        size, sources = by_category(source_images, words)
         pictures = [*pictures_of(target_images or [], masks)]
         numbers = [0] * len(pictures)
         if len(words) > 1 and pictures:
@@ -127,7 +131,8 @@ class DomainGalleryDataset(Node):
                     f"Expected images of each category, got none of {word!r}. Add some, or leave the "
                     "category out of Domain Prompts."
                 )
-            parts += category_parts(vae[0], source, chosen, word, fit or FITS[0], bool(flip), held_out or 0)
+            fitting = Fitting(vae[0], size, fit or FITS[0], bool(flip), held_out or 0)
+            parts += category_parts(fitting, source, chosen, word)
         say(node_id(cls), summary(parts))
         return io.NodeOutput(replace(parts[0], more=tuple(parts[1:]), vae=vae[0]))
 
@@ -150,8 +155,10 @@ def summary(parts: Sequence[LatentDataset]) -> str:
     return "; ".join(texts)
 
 
-def by_category(images: Sequence[Tensor], words: Sequence[str | None]) -> list[Tensor]:
-    """Return the source images (B H W C) of each category, all of the size of the first.
+def by_category(
+    images: Sequence[Tensor | SourceLatents], words: Sequence[str | None]
+) -> tuple[Size, list[list[Tensor | SourceLatents]]]:
+    """Return the size of the first source images, which all get, and the batches of each category.
 
     Raises:
         InputError: there are none, or not a batch for each of several categories.
@@ -161,15 +168,14 @@ def by_category(images: Sequence[Tensor], words: Sequence[str | None]) -> list[T
             f"Expected source images of each of the categories {', '.join(map(str, words))}, got "
             f"{len(images)} batch(es). Connect the same Domain Prompts to Source Images and Dataset."
         )
-    checked = [checked_images(batch, "source images") for batch in images]
-    if not checked:
+    if not images:
         raise InputError("Expected source images, got none. Connect Source Images.")
-    size = checked[0].shape[1], checked[0].shape[2]
-    fitting = [
-        core_images.centre_crop(core_images.cover(batch, size, name="source images"), size)
-        for batch in checked
-    ]
-    return fitting if len(words) > 1 else [torch.cat(fitting)]
+    for batch in images:
+        if not isinstance(batch, SourceLatents):
+            core_images.check_batch(batch, "source images")
+    first = images[0]
+    size = first.size if isinstance(first, SourceLatents) else (first.shape[1], first.shape[2])
+    return size, [[batch] for batch in images] if len(words) > 1 else [list(images)]
 
 
 def pictures_of(batches: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Iterator[Picture]:
@@ -178,10 +184,16 @@ def pictures_of(batches: Sequence[Tensor], masks: Sequence[Tensor] | None) -> It
     Raises:
         InputError: there are as many masks as images, or one is black all over.
     """
-    images = [image[None] for batch in batches for image in checked_images(batch, "target images")]
+    for batch in batches:
+        core_images.check_batch(batch, "target images")
+    images = [image for batch in batches for image in batch.split(1)]
     if masks is None:
         yield from (Picture(number, image) for number, image in enumerate(images, 1))
         return
+    for mask in masks:
+        if not isinstance(mask, Tensor) or mask.ndim < 2 or 0 in mask.shape or not mask.is_floating_point():
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise InputError(f"Expected masks (H W) with pixels, got {shape!r}. Connect masks of the host.")
     flat = [mask for batch in masks for mask in batch.reshape(-1, *batch.shape[-2:])]
     if len(flat) != len(images):
         raise InputError(
@@ -189,104 +201,126 @@ def pictures_of(batches: Sequence[Tensor], masks: Sequence[Tensor] | None) -> It
             "Connect as many masks as images, or none."
         )
     for number, (image, mask) in enumerate(zip(images, flat, strict=True), 1):
-        if not float(mask.max()) > 0:
+        if not float(mask.max()) > 0 or not bool(torch.isfinite(mask).all()):
             raise InputError(
                 f"Expected masks with something white in them, got a black one for image {number}. "
                 "Paint what is to be learned, or leave the image out."
             )
-        yield Picture(number, image, core_images.as_mask_image(mask, (image.shape[1], image.shape[2])))
+        yield Picture(number, image, mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """Say how images become latents: by which VAE, at which size, and cropped how."""
+
+    vae: Any
+    size: Size
+    fit: str
+    flip: bool
+    held_out: int
 
 
 def category_parts(
-    vae: Any,
-    source: Tensor,
-    pictures: list[Picture],
-    word: str | None,
-    fit: str,
-    flip: bool,
-    held_out: int,
+    fitting: Fitting, source: list[Tensor | SourceLatents], pictures: list[Picture], word: str | None
 ) -> list[LatentDataset]:
     """Return the dataset of one category: one part, or with buckets one for each shape.
 
     Raises:
         InputError: images are too small, or all of them are held out.
     """
-    size = source.shape[1], source.shape[2]
     if not pictures:
-        return [LatentDataset(source=encode(vae, source), category=word)]
+        return [LatentDataset(source=encode_sources(fitting.vae, source, fitting.size), category=word)]
+    held_out = fitting.held_out
     if held_out >= len(pictures):
         raise InputError(
             f"Expected images to learn from besides {held_out} held out, got {len(pictures)} in all. "
             "Lower held_out or add images."
         )
     kept, apart = pictures[: len(pictures) - held_out], pictures[len(pictures) - held_out :]
-    groups = {size: kept}
-    if fit == "buckets":
-        sizes = bucket_sizes(size)
+    groups = {fitting.size: kept}
+    if fitting.fit == "buckets":
+        sizes = bucket_sizes(fitting.size)
         groups = {}
         for picture in kept:
             groups.setdefault(nearest_bucket(picture.size, sizes), []).append(picture)
+    shares = shared_out(sum(map(count_of, source)), [len(members) for members in groups.values()])
     parts = []
-    for shape, members in groups.items():
-        fitting = core_images.centre_crop(core_images.cover(source, shape, name="source images"), shape)
-        target = encode_pictures(vae, members, shape, random=fit == "random crop", flip=flip)
-        parts.append(LatentDataset(source=encode(vae, fitting), target=target, category=word))
+    for (shape, members), numbers in zip(groups.items(), shares, strict=True):
+        target = encode_pictures(fitting, members, shape, random=fitting.fit == "random crop")
+        sources = encode_sources(fitting.vae, source, shape, numbers)
+        parts.append(LatentDataset(source=sources, target=target, category=word))
     if apart:
-        validation = encode_pictures(vae, apart, next(iter(groups)), random=False, flip=False)
+        plain = replace(fitting, flip=False)
+        validation = encode_pictures(plain, apart, next(iter(groups)), random=False)
         parts[0] = replace(parts[0], validation=validation)
     return parts
 
 
-def encode_pictures(vae: Any, pictures: list[Picture], size: Size, *, random: bool, flip: bool) -> Examples:
-    """Return images of the domain, cropped to a size, with their masks, as examples."""
-    covering = [core_images.cover(p.image, size, name=f"target images (number {p.number})") for p in pictures]
+def count_of(batch: Tensor | SourceLatents) -> int:
+    """Return how many images a batch holds."""
+    return len(batch.latents if isinstance(batch, SourceLatents) else batch)
+
+
+def shared_out(count: int, members: Sequence[int]) -> list[set[int] | None]:
+    """Return which of `count` source images each bucket gets, by how often it is read; None for all of them.
+
+    So each is encoded once. A bucket that would get too few for the similarity term gets all, as others do.
+    """
+    found: list[set[int]] = [set() for _ in members]
+    for number, bucket in zip(range(count), turns(members), strict=False):
+        found[bucket].add(number)
+    if len(members) == 1 or min(map(len, found)) < FEWEST_SOURCES:
+        return [None] * len(members)
+    return [*found]
+
+
+def encode_sources(
+    vae: Any, source: list[Tensor | SourceLatents], size: Size, numbers: set[int] | None = None
+) -> Examples:
+    """Return source images, those of the numbers or all, at a size, as examples."""
+
+    def fitted() -> Iterator[Tensor]:
+        wanted = None if numbers is None else numbers.__contains__
+        for number, image in enumerate(images_of(source, wanted), 1):
+            checked = core_images.checked_image(image, f"source images (number {number})")
+            yield core_images.centre_crop(core_images.cover(checked, size, name="source images"), size)
+
+    return encode(vae, fitted())
+
+
+def encode_pictures(fitting: Fitting, pictures: list[Picture], size: Size, *, random: bool) -> Examples:
+    """Return images of the domain, cropped to a size, with their masks, as examples.
+
+    Raises:
+        InputError: a crop of one shows nothing that its mask lets learn.
+    """
     # One crop holds all of an image that has the shape of the size.
-    crops = CROPS if random and any(image.shape[1:3] != size for image in covering) else 1
+    crops = CROPS if random and any(core_images.covered(p.size, size) != size for p in pictures) else 1
 
     def variants(picture: Picture, image: Tensor) -> Tensor:
         stream = generator(picture.number, "crop")  # the same for an image and its mask
-        return core_images.variants(image, size, crops=crops, flip=flip, generator=stream)
+        return core_images.variants(image, size, crops=crops, flip=fitting.flip, generator=stream)
 
-    rows = [variants(picture, image) for picture, image in zip(pictures, covering, strict=True)]
-    examples = replace(encode(vae, torch.cat(rows)), variants=crops * (1 + flip))
+    def rows() -> Iterator[Tensor]:
+        for picture in pictures:
+            name = f"target images (number {picture.number})"
+            image = core_images.checked_image(picture.image, name)
+            yield from variants(picture, core_images.cover(image, size, name=name)).split(1)
+
+    examples = replace(encode(fitting.vae, rows()), variants=crops * (1 + fitting.flip))
     if pictures[0].mask is None:
         return examples
-    masks = [variants(p, core_images.cover(p.mask, size)) for p in pictures if p.mask is not None]
     height, width = examples.latents.shape[-2:]
-    return replace(examples, masks=core_images.latent_masks(torch.cat(masks), (height, width)))
-
-
-def encode(vae: Any, images: Tensor) -> Examples:
-    """Return the latents of images (B H W C), with the deviations of the posterior where the VAE has one."""
-    latents, deviations = [], []
-    for chunk in images.split(ENCODED_AT_ONCE):
-        check_interrupt()
-        mean, deviation = encode_chunk(vae, chunk)
-        latents.append(mean)
-        deviations.append(deviation)
-    known = [deviation for deviation in deviations if deviation is not None]
-    return Examples(torch.cat(latents), torch.cat(known) if len(known) == len(latents) else None)
-
-
-def encode_chunk(vae: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return what a VAE encodes images to, a mean, and the deviation of its normal posterior if it has one.
-
-    The moments pass through the VAE's regularization, where a hook reads them. When the host encodes tiles
-    for want of memory there is no deviation.
-    """
-    network = getattr(vae, "first_stage_model", None)
-    regularization = getattr(network, "regularization", None)
-    normal = isinstance(regularization, DiagonalGaussianRegularizer)
-    if not normal or getattr(network, "bn", None) is not None:  # moved and scaled after it
-        return vae.encode(images), None
-    moments: list[Tensor] = []
-    hook = regularization.register_forward_pre_hook(lambda _, given: moments.append(given[0]))
-    try:
-        mean = vae.encode(images)
-    finally:
-        hook.remove()
-    parts = [given.chunk(2, dim=1)[1].to(mean) for given in moments]
-    if sum(map(len, parts)) != len(mean) or any(part.shape[1:] != mean.shape[1:] for part in parts):
-        return mean, None
-    log_variance = torch.cat(parts)
-    return mean, (0.5 * log_variance.clamp(-30, 20)).exp()
+    masks = []
+    for picture in pictures:
+        whole = core_images.as_mask_image(picture.mask, picture.size)
+        cropped = variants(picture, core_images.cover(whole, size))
+        found = core_images.latent_masks(cropped, (height, width))
+        if not bool((found.amax(dim=(1, 2, 3)) > 0).all()):
+            raise InputError(
+                f"Expected masks with something white in each crop of {size[1]} x {size[0]} pixels, got a "
+                f"crop of image {picture.number} without. Crop the image around what is to be learned, or "
+                "leave it out."
+            )
+        masks.append(found)
+    return replace(examples, masks=torch.cat(masks))

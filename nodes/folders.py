@@ -41,6 +41,14 @@ class DomainGalleryLoadImages(Node):
                     options=folder_paths.get_input_subfolders(),
                     tooltip="A folder inside the host's input folder.",
                 ),
+                io.Int.Input(
+                    "largest_side",
+                    default=2048,
+                    min=0,
+                    max=65536,
+                    tooltip="Larger images are loaded at this size in pixels, which saves memory; training "
+                    "takes smaller ones anyway. 0: as they are.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -56,16 +64,17 @@ class DomainGalleryLoadImages(Node):
         )
 
     @classmethod
-    def execute(cls, folder: str) -> io.NodeOutput:
+    def execute(cls, folder: str, largest_side: int) -> io.NodeOutput:
         files = image_files(input_folder(folder))
-        return io.NodeOutput(load_all(files), [caption_of(file) for file in files])
+        captions = [caption_of(file) for file in files]
+        return io.NodeOutput(load_all(files, largest_side or None), captions)
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str) -> str:
-        digest = hashlib.sha256()
+    def fingerprint_inputs(cls, folder: str, largest_side: int) -> str:
+        digest = hashlib.sha256(f"{largest_side}".encode())
         for file in sorted(input_folder(folder).iterdir()):
-            status = file.stat()
-            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+            status = file.stat() if file.exists() else file.lstat()  # a link may lead nowhere
+            digest.update(os.fsencode(file.name) + f" {status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
 
@@ -90,7 +99,8 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         InputError: there are none.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    named = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in named if file.is_file() or file.is_symlink())
     if not files:
         raise InputError(
             f"Expected images in the folder {folder.name!r}, got none. Put some there "
@@ -99,8 +109,8 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def load_all(files: list[Path]) -> list[Tensor]:
-    """Return images, each 1 H W 3 in 0..1.
+def load_all(files: list[Path], largest_side: int | None = None) -> list[Tensor]:
+    """Return images, each 1 H W 3 in 0..1, with sides of at most `largest_side` pixels.
 
     Raises:
         FileError: some cannot be read; all of them are named.
@@ -109,9 +119,10 @@ def load_all(files: list[Path]) -> list[Tensor]:
     for file in files:
         check_interrupt()
         try:
-            images.append(load_image(file))
+            images.append(load_image(file, largest_side))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            broken.append(f"{file.name} ({error})")
+            name = os.fsencode(file.name).decode(errors="replace")
+            broken.append(f"{name} ({getattr(error, 'strerror', None) or error})")
     if broken:
         raise FileError(
             f"Expected {len(files)} images that can be read, got {len(broken)} that cannot: "
@@ -120,20 +131,49 @@ def load_all(files: list[Path]) -> list[Tensor]:
     return images
 
 
-def load_image(file: Path) -> Tensor:
-    """Return an image (1 H W 3, in 0..1): turned as EXIF says, the first frame, what is clear on white."""
+def load_image(file: Path, largest_side: int | None = None) -> Tensor:
+    """Return an image (1 H W 3, in 0..1): turned as EXIF says, the first frame, what is clear on white.
+
+    Raises:
+        OSError, ValueError, SyntaxError, DecompressionBombError: it cannot be read.
+    """
     with Image.open(file) as opened:
+        if largest_side:
+            opened.draft("RGB", (largest_side, largest_side))  # JPEG decodes to a smaller size by itself
         image = ImageOps.exif_transpose(opened)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            grey = np.asarray(image).astype(np.float32)
-            most = 1.0 if image.mode == "F" and grey.max() <= 1 else 65535.0
-            grey = np.clip(grey / most, 0, 1)
-            return torch.from_numpy(np.repeat(grey[..., None], 3, axis=2))[None]
-        if image.has_transparency_data:
+            image = Image.fromarray(_grey(np.asarray(image).astype(np.float32), image.mode, opened.format))
+        elif image.has_transparency_data:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        return image_to_tensor(image)
+        else:
+            image = image.convert("RGB")
+        if largest_side and max(image.size) > largest_side:
+            image.thumbnail((largest_side, largest_side), Image.Resampling.LANCZOS)
+        if image.mode != "F":
+            return image_to_tensor(image)
+        grey = np.clip(np.asarray(image), 0, 1)
+        return torch.from_numpy(np.repeat(grey[..., None], 3, axis=2))[None]
+
+
+def _grey(values: np.ndarray, mode: str, kind: str | None) -> np.ndarray:
+    """Return grey values in 0..1, from the range that they are stored in: the least that holds them all.
+
+    Raises:
+        ValueError: they are not finite, or below 0.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+    low, high = float(values.min()), float(values.max())
+    if low < 0:
+        raise ValueError(f"it holds values below 0, down to {low:g}")
+    if mode.startswith("I;16") or kind == "PNG":
+        most = 65535.0
+    else:
+        ranges = (1.0, 255.0, 65535.0, float(2**31 - 1))
+        most = next((most for most in ranges if high <= most and (most > 1 or mode == "F")), high)
+    return values / np.float32(most)
 
 
 def caption_of(file: Path) -> str:

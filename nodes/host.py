@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
@@ -37,7 +36,6 @@ class HostDenoiser:
     def __init__(self, model: ModelPatcher) -> None:
         self.model = model
         self.process = process_of(model)
-        self._constants: dict[str, Any] = {}
         self._options = _transformer_options(model)
 
     def conditions(self, conditionings: Sequence[Conditioning], latents: Tensor) -> list[Condition]:
@@ -46,27 +44,22 @@ class HostDenoiser:
         Raises:
             InputError: a conditioning is of a kind that cannot be trained with.
         """
-        found = [self._model_conds(conditioning, latents[:1]) for conditioning in conditionings]
-        # Tokens are repeated up to one length, as the host does, which leaves attention over them as it was.
-        length = math.lcm(*(conds["c_crossattn"].cond.shape[1] for conds in found if "c_crossattn" in conds))
-        conditions = []
-        for conds in found:
-            tensors = {}
-            for name, cond in conds.items():
-                if isinstance(cond, comfy.conds.CONDConstant):
-                    self._constants[name] = cond.cond
-                elif isinstance(cond, comfy.conds.CONDRegular) and isinstance(cond.cond, Tensor):
-                    tensor = cond.cond.detach().clone()
-                    if name == "c_crossattn":
-                        tensor = tensor.repeat(1, length // tensor.shape[1], 1)
-                    tensors[CORE_NAMES.get(name, name)] = tensor.to(latents.device)
-                else:
-                    raise InputError(
-                        f"Expected a model that is conditioned on plain tensors, got {name!r} as a "
-                        f"{type(cond).__name__}. This kind of model cannot be trained here."
-                    )
-            conditions.append(Condition(tensors))
-        return conditions
+        return [self._condition(conditioning, latents) for conditioning in conditionings]
+
+    def _condition(self, conditioning: Conditioning, latents: Tensor) -> Condition:
+        tensors: dict[str, Tensor] = {}
+        constants: dict[str, Any] = {}
+        for name, cond in self._model_conds(conditioning, latents[:1]).items():
+            if isinstance(cond, comfy.conds.CONDConstant):
+                constants[name] = cond.cond
+            elif isinstance(cond, comfy.conds.CONDRegular) and isinstance(cond.cond, Tensor):
+                tensors[CORE_NAMES.get(name, name)] = cond.cond.detach().clone().to(latents.device)
+            else:
+                raise InputError(
+                    f"Expected a model that is conditioned on plain tensors, got {name!r} as a "
+                    f"{type(cond).__name__}. This kind of model cannot be trained here."
+                )
+        return Condition(tensors, constants)
 
     def _model_conds(self, conditioning: Conditioning, noise: Tensor) -> dict[str, Any]:
         if len(conditioning) != 1:
@@ -110,14 +103,19 @@ class HostDenoiser:
         return skips
 
     def _apply(self, x: Tensor, sigma: Tensor, condition: Condition, options: dict[str, Any]) -> Tensor:
+        """Evaluate the network as the host's samplers do, through the wrapper that the MODEL may have."""
         tensors = condition.expand(x.shape[0]).tensors
-        return self.model.model.apply_model(
-            x,
-            sigma,
-            transformer_options={**self._options, "cond_or_uncond": [0], "sigmas": sigma, **options},
+        rows = {"cond_or_uncond": [0], "sigmas": sigma}
+        given: dict[str, Any] = {
             **{HOST_NAMES.get(name, name): tensor for name, tensor in tensors.items()},
-            **self._constants,
-        )
+            **condition.constants,
+            "transformer_options": {**self._options, **rows, **options},
+        }
+        apply = self.model.model.apply_model
+        wrapper = self.model.model_options.get("model_function_wrapper")
+        if wrapper is None:
+            return apply(x, sigma, **given)
+        return wrapper(apply, {"input": x, "timestep": sigma, "c": given, "cond_or_uncond": [0]})
 
 
 class _DownPathDone(Exception):
@@ -240,10 +238,8 @@ def _resident_tensor(
     return nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
 
 
-def training_latents(
-    model: ModelPatcher, latents: Tensor, device: torch.device, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Return latents from a VAE (N C H W) as the model sees them, as ordinary tensors on a device.
+def training_latents(model: ModelPatcher, latents: Tensor) -> Tensor:
+    """Return latents from a VAE (N C H W) as the model sees them, as ordinary tensors on the CPU.
 
     Raises:
         InputError: they come from the VAE of another family.
@@ -254,11 +250,13 @@ def training_latents(
             f"Expected images encoded with the VAE of this model ({expected} channels), "
             f"got {latents.shape[1]} channels. Connect the VAE that belongs to the model to Dataset."
         )
-    return model.model.process_latent_in(latents.clone().to(device=device, dtype=dtype))
+    return model.model.process_latent_in(latents.clone().to("cpu", torch.float32))
 
 
 def check_text_encoder(model: ModelPatcher, conditioning: Conditioning) -> None:
     """Raise InputError unless prompts come from a text encoder that fits a MODEL, as far as can be told."""
+    if not conditioning or not isinstance(conditioning[0][0], Tensor) or conditioning[0][0].ndim < 2:
+        raise InputError("Expected encoded prompts, got an empty conditioning. Connect Domain Prompts.")
     config = getattr(model.model, "model_config", None)
     expected = getattr(config, "unet_config", {}).get("context_dim")
     context, extra = conditioning[0]

@@ -15,6 +15,7 @@ CATEGORY = "DomainGallery"
 
 Prompts = io.Custom("DG_PROMPTS")
 Dataset = io.Custom("DG_DATASET")
+Source = io.Custom("DG_SOURCE")
 Options = io.Custom("DG_OPTIONS")
 Run = io.Custom("DG_RUN")
 
@@ -48,6 +49,20 @@ class DomainPrompts:
     @property
     def source_text(self) -> str:
         return f"a {self.category}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SourceLatents:
+    """Hold drawn images of a category as latents (N C H W, on the CPU), which take little memory.
+
+    Attributes:
+        vae: what turns them into images (N H W 3 in 0..1).
+        size: height and width of the images.
+    """
+
+    latents: Tensor
+    vae: Any
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -18,14 +18,16 @@ from torch import Tensor
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.fingerprints import fingerprint
 from ..domaingallery_core.latent_cache import LatentCache
+from .encoding import at_once, decoded
 from .host import check_text_encoder
 from .identity import is_told, model_identity
 from .node import Node
-from .progress import Progress, check_interrupt, duration, node_id
+from .progress import Progress, duration, node_id
 from .sampling_inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
-from .sockets import CATEGORY, DomainPrompts, Prompts
+from .sockets import CATEGORY, DomainPrompts, Prompts, Source, SourceLatents
 
-DECODED_AT_ONCE = 8
+#: How many images of each category are decoded to be looked at.
+SHOWN = 16
 LARGEST_BATCH = 16
 
 
@@ -73,9 +75,16 @@ class DomainGallerySourceImages(Node):
                 seed_input("The first image has this seed, the next the following one, and so on."),
             ],
             outputs=[
+                Source.Output(
+                    display_name="source",
+                    is_output_list=True,
+                    tooltip="The images for Dataset, kept as latents.",
+                ),
                 io.Image.Output(
-                    display_name="images", is_output_list=True, tooltip="The images, one batch a category."
-                )
+                    display_name="images",
+                    is_output_list=True,
+                    tooltip=f"The first {SHOWN} images of each category, to look at.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -88,17 +97,22 @@ class DomainGallerySourceImages(Node):
         parts = prompts.parts()
         progress = Progress(node_id(cls), len(parts) * count * steps)
         latents = empty_latents(model, count, width, height)
-        batch_size = batch_size or fitting_batch(model, latents)
+        fitting = fitting_batch(model, latents)
         sampling = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        base, images = model_identity(model), []
+        base, sources, shown = model_identity(model), [], []
         for number, part in enumerate(parts):
             check_text_encoder(model, part.source)
+            # The number that is asked for is in the key, not the one that the memory allows today.
+            decisive = sampling | {"seed": seed, "batch_size": batch_size}
+            cache = cache_of(base, part, latents, decisive)
             drawn = draw(
-                model, part, latents, **sampling, batch_size=batch_size, seed=seed, progress=progress,
-                cache=cache_of(base, part, latents, sampling | {"seed": seed}), before=number * count,
+                model, part, latents, **sampling, batch_size=batch_size or cache.batch_size(fitting),
+                seed=seed, progress=progress, cache=cache, before=number * count,
             )  # fmt: skip
-            images.append(decode(vae, drawn))
-        return io.NodeOutput(images)
+            pictures = torch.cat([*decoded(vae, drawn[:SHOWN], at_once(height, width))])
+            shown.append(pictures)
+            sources.append(SourceLatents(latents=drawn, vae=vae, size=tuple(pictures.shape[1:3])))
+        return io.NodeOutput(sources, shown)
 
 
 def check_vae(model: ModelPatcher, vae) -> None:
@@ -109,15 +123,6 @@ def check_vae(model: ModelPatcher, vae) -> None:
             f"Expected the VAE of this model ({expected} channels), got one of {channels} channels. "
             "Connect the VAE that belongs to the model."
         )
-
-
-def decode(vae, latents: Tensor) -> Tensor:
-    """Return the images (B H W C) of latents."""
-    images = []
-    for chunk in latents.split(DECODED_AT_ONCE):
-        check_interrupt()
-        images.append(vae.decode(chunk))
-    return torch.cat(images).flatten(0, -4)  # video VAEs add a dimension for frames
 
 
 def fitting_batch(model: ModelPatcher, latents: Tensor) -> int:
@@ -186,7 +191,7 @@ def draw(
     drawn: list[Tensor] = []
     for first in range(0, len(latents), batch_size):
         batch = latents[first : first + batch_size]
-        known = [cache.read(first + i, tuple(latent.shape)) for i, latent in enumerate(batch)]
+        known = [cache.read(first + i, tuple(latent.shape), len(batch)) for i, latent in enumerate(batch)]
         if all(latent is not None for latent in known):
             drawn.append(torch.stack([latent for latent in known if latent is not None]))
             done = first + len(batch)
@@ -218,7 +223,7 @@ def draw(
         ).to(batch.device)  # fmt: skip
         for i, latent in enumerate(found):
             if known[i] is None:
-                cache.write(first + i, latent)
+                cache.write(first + i, latent, len(batch))
         kept = [new if old is None else old.to(new) for old, new in zip(known, found, strict=True)]
         drawn.append(torch.stack(kept))
         fresh += len(batch)

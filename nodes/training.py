@@ -72,10 +72,10 @@ def run(
     with kept_at_exit(), ExitStack() as claim:
         try:
             with ExitStack() as stack:
-                device = stack.enter_context(training(model))
+                stack.enter_context(training(model))
                 dtype = stack.enter_context(precision(model, plan.precision))
                 denoiser = HostDenoiser(model)
-                data, conditions = training_data(model, denoiser, domain, plan, device, subject)
+                data, conditions = training_data(model, denoiser, domain, plan, subject)
                 network = model.model.diffusion_model
                 stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
                 seed = generator(plan.seed, "adapter")

@@ -80,7 +80,6 @@ def training_data(
     denoiser: HostDenoiser,
     domain: Sequence[Pair],
     plan: TrainingPlan,
-    device: torch.device,
     subject: Pair | None = None,
 ) -> tuple[Dataset, Conditions]:
     """Return the latents that a plan reads, as the model sees them, and the conditions of each part.
@@ -88,11 +87,11 @@ def training_data(
     Raises:
         InputError: latents or prompts come from another family than the model.
     """
-    datasets = [core_dataset(model, part, device) for _, part in domain]
+    datasets = [core_dataset(model, part) for _, part in domain]
     prompts = [part for part, _ in domain]
     if subject is not None:
         prompts.append(subject[0])
-        datasets[0] = replace(datasets[0], subject=core_dataset(model, subject[1], device))
+        datasets[0] = replace(datasets[0], subject=core_dataset(model, subject[1]))
     texts = [c for part in prompts for c in (part.target, part.source, part.empty)]
 
     def conditions(number: int, part: Dataset) -> Conditions:
@@ -113,25 +112,29 @@ def size_of(dataset: Dataset) -> Tensor:
     return examples.latents
 
 
-def core_dataset(model: ModelPatcher, dataset: LatentDataset, device: torch.device) -> Dataset:
-    """Return one part of a dataset as the model sees it."""
+def core_dataset(model: ModelPatcher, dataset: LatentDataset) -> Dataset:
+    """Return one part of a dataset as the model sees it, on the CPU; the trainer takes a batch at a time."""
 
     def scaled(examples: Examples | None) -> Examples | None:
         if examples is None:
             return None
+        latents = training_latents(model, examples.latents)
         deviation = examples.deviation
         if deviation is not None:
-            # What the model sees is linear in the latents, with an offset in some families.
-            both = [training_latents(model, t.double(), device, torch.float64)
-                    for t in (examples.latents, examples.latents + deviation)]  # fmt: skip
-            deviation = (both[1] - both[0]).float()
-        return Examples(
-            training_latents(model, examples.latents, device),
-            deviation,
-            None if examples.masks is None else examples.masks.clone().to(device),
-            examples.variants,
-        )
+            deviation = deviation.clone() * deviation_scale(model, latents.shape[1])
+        masks = None if examples.masks is None else examples.masks.clone()
+        return Examples(latents, deviation, masks, examples.variants)
 
     return Dataset(
         target=scaled(dataset.target), source=scaled(dataset.source), validation=scaled(dataset.validation)
     )
+
+
+def deviation_scale(model: ModelPatcher, channels: int) -> Tensor:
+    """Return what a deviation of a latent is multiplied by in the model's eyes (1 C 1 1).
+
+    What the model sees is linear in each latent, with an offset in some families.
+    """
+    ends = [torch.full((1, channels, 1, 1), end, dtype=torch.float64) for end in (0.0, 1.0)]
+    zero, one = map(model.model.process_latent_in, ends)
+    return (one - zero).float()

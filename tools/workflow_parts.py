@@ -123,7 +123,7 @@ class Workflow(Graph):
         source = self.source_images(model, words, count=count, seed=seed)
         dataset = self.node(
             "DomainGalleryDataset", colour=BLUE, tall=LINE,
-            vae=model["vae"], source_images=source["images"], target_images=images["images"],
+            vae=model["vae"], source_images=source["source"], target_images=images["images"],
         )  # fmt: skip
         return [images, preview, source, dataset]
 
@@ -132,7 +132,7 @@ class Workflow(Graph):
         images, preview = self.target_images(target, title)
         dataset = self.node(
             "DomainGalleryDataset", title=f"Dataset of the {title}", colour=BLUE, tall=LINE, vae=model["vae"],
-            source_images=source["images"], target_images=images["images"],
+            source_images=source["source"], target_images=images["images"],
         )  # fmt: skip
         return [images, preview, dataset]
 

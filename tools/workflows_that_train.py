@@ -157,7 +157,7 @@ def several_categories(g: Workflow) -> None:
     preview = g.node("PreviewImage", title="The domain", tall=280, images=images["image"])
     source = g.source_images(model, words, count=g.numbers.source_count, seed=1000)
     dataset = g.node(
-        "DomainGalleryDataset", colour=BLUE, tall=LINE, vae=model["vae"], source_images=source["images"],
+        "DomainGalleryDataset", colour=BLUE, tall=LINE, vae=model["vae"], source_images=source["source"],
         target_images=images["image"], prompts=words["prompts"], categories="6 face, 4 house",
     )  # fmt: skip
     options, erase, learn = g.stages(model, words, dataset)

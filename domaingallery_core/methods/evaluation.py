@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from .. import objectives
 from ..config import TrainingPlan
-from ..denoiser import Condition, Denoiser
+from ..denoiser import Condition, Denoiser, denoise_together
 from ..errors import InputError
 from .noising import NoisedImages
 
@@ -18,11 +17,8 @@ Part = tuple[NoisedImages, Condition]
 
 
 def denoise_parts(denoiser: Denoiser, parts: list[Part]) -> list[Tensor]:
-    """Return x0 (B C H W) for each part, from one evaluation."""
-    x = torch.cat([images.x for images, _ in parts])
-    sigma = torch.cat([images.sigma for images, _ in parts])
-    condition = Condition.cat([condition.expand(len(images)) for images, condition in parts])
-    return list(denoiser(x, sigma, condition).split([len(images) for images, _ in parts]))
+    """Return x0 (B C H W) for each part, from one evaluation where their prompts fit."""
+    return denoise_together(denoiser, [(images.x, images.sigma, condition) for images, condition in parts])
 
 
 def keeps_source(plan: TrainingPlan) -> bool:

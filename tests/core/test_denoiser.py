@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from domaingallery_core.denoiser import Condition
-from domaingallery_core.errors import InputError
+from domaingallery_core.denoiser import Condition, denoise_together
 
 
 def test_conditions_expand_as_views_and_join_row_by_row():
@@ -21,11 +20,52 @@ def test_conditions_expand_as_views_and_join_row_by_row():
 
 
 def test_conditions_that_do_not_fit_are_refused():
-    one = Condition({"context": torch.ones(1, 3, 2)})
-    for other in (Condition({"context": torch.ones(1, 4, 2)}), Condition({"y": torch.ones(1, 3, 2)})):
-        with pytest.raises(InputError, match="encoded alike"):
+    one = Condition({"context": torch.ones(1, 3, 2)}, {"tokens": 3})
+    for other in (
+        Condition({"context": torch.ones(1, 4, 2)}, {"tokens": 3}),
+        Condition({"y": torch.ones(1, 3, 2)}, {"tokens": 3}),
+        Condition({"context": torch.ones(1, 3, 2)}, {"tokens": 4}),
+        Condition({"context": torch.ones(1, 3, 2)}, {"tokens": torch.tensor(3)}),
+        Condition({"context": torch.ones(1, 3, 2)}),
+    ):
+        assert not one.fits(other)
+        with pytest.raises(ValueError, match="conditions that fit"):
             Condition.cat([one, other])
+    assert one.fits(one.expand(4)) and Condition.cat([one, one]).constants == {"tokens": 3}
     with pytest.raises(ValueError, match="1 or 3 rows"):
         Condition({"context": torch.ones(2, 3, 2)}).expand(3)
     with pytest.raises(ValueError, match="one batch size"):
         Condition({"context": torch.ones(2, 3, 2), "y": torch.ones(3, 1)})
+
+
+class Lengths:
+    """Be a model that reads the length, a mask and a constant of each prompt."""
+
+    def __init__(self):
+        self.rows = []
+
+    def __call__(self, x, sigma, condition):
+        self.rows.append(len(x))
+        context, mask = condition.tensors["context"], condition.tensors["mask"]
+        read = (context * mask[..., None]).sum(dim=(1, 2)) * condition.constants["tokens"]
+        return x * sigma[:, None, None, None] + (read + context.shape[1])[:, None, None, None]
+
+
+def prompt(length, seed, tokens=None):
+    generator = torch.Generator().manual_seed(seed)
+    context = torch.randn(1, length, 2, generator=generator)
+    mask = (torch.arange(length) < (tokens or length)).float()[None]
+    return Condition({"context": context, "mask": mask}, {"tokens": tokens or length})
+
+
+def test_each_prompt_gives_in_company_what_it_gives_alone():
+    """With other lengths, masks and constants; those that fit are evaluated together."""
+    prompts = [prompt(5, 1, 3), prompt(7, 2), prompt(5, 3, 3), prompt(5, 4, 2), prompt(7, 5)]
+    parts = [(torch.randn(2, 1, 2, 2), torch.rand(2), each) for each in prompts]
+    alone, together = Lengths(), Lengths()
+
+    expected = [alone(x, sigma, condition.expand(2)) for x, sigma, condition in parts]
+    found = denoise_together(together, parts)
+
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
+    assert together.rows == [4, 4, 2]

@@ -13,7 +13,8 @@ from domaingallery_core.images import (
     CROPS,
     as_mask_image,
     bucket_sizes,
-    checked_images,
+    check_batch,
+    checked_image,
     cover,
     latent_masks,
     nearest_bucket,
@@ -88,7 +89,36 @@ def test_masks_become_the_mean_over_each_latent():
 
 
 def test_grey_and_alpha_become_rgb():
-    assert checked_images(torch.rand(1, 4, 4, 1), "images").shape == (1, 4, 4, 3)
-    assert checked_images(torch.rand(1, 4, 4, 4), "images").shape == (1, 4, 4, 3)
+    assert checked_image(torch.rand(1, 4, 4, 1), "images").shape == (1, 4, 4, 3)
+    assert checked_image(torch.rand(1, 4, 4, 4), "images").shape == (1, 4, 4, 3)
     with pytest.raises(InputError, match="batch of RGB images"):
-        checked_images(torch.rand(1, 4, 4, 2), "images")
+        check_batch(torch.rand(1, 9, 9, 2), "images")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(1, 9, 9, 3) * 255, r"values in 0\.\.1, got .* Divide by the largest value"),
+        (torch.rand(1, 9, 9, 3) - 1, r"values in 0\.\.1"),
+        (torch.full((1, 9, 9, 3), float("inf")), "not finite"),
+        (torch.zeros(1, 9, 9, 3, dtype=torch.uint8), r"in floating point, got torch\.uint8"),
+    ],
+)
+def test_values_that_are_no_picture_are_refused(images, message):
+    with pytest.raises(InputError, match=message):
+        checked_image(images, "target images")
+
+
+def test_values_a_little_beyond_are_taken_as_upscalers_leave_them():
+    image = torch.tensor([-0.1, 0.5, 1.2]).expand(1, 9, 9, 3)
+
+    assert checked_image(image, "images")[0, 0, 0].tolist() == [0, 0.5, 1]
+    assert checked_image(image.half(), "images").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "images", [None, [1], torch.rand(9, 9, 3), torch.rand(0, 9, 9, 3), torch.rand(1, 1, 1, 3)]
+)
+def test_batches_of_no_images_are_refused(images):
+    with pytest.raises(InputError, match=r"Expected source images.*got"):
+        check_batch(images, "source images")

@@ -11,7 +11,6 @@ from toys import ToyDenoiser, assert_same_gradients, conditions, latents, networ
 from domaingallery_core.config import LossWeights
 from domaingallery_core.datasets import Batch
 from domaingallery_core.denoiser import Condition
-from domaingallery_core.errors import InputError
 from domaingallery_core.generators import generator
 from domaingallery_core.methods import METHODS, draw, noised_batch
 from domaingallery_core.objectives import total
@@ -196,12 +195,13 @@ def test_draws_repeat_with_the_seed():
     assert torch.equal(first.source.x, second.source.x)
 
 
-def test_prompts_of_different_length_are_refused(denoiser, adapter):
+def test_prompts_of_different_length_are_evaluated_apart(denoiser, adapter):
     prompts = conditions()
     longer = type(prompts)(target=Condition({"context": random(1, 6, 8, seed=1)}), source=prompts.source)
 
-    with pytest.raises(InputError, match="encoded alike"):
-        METHODS["erasure"](denoiser, adapter, noised(denoiser), longer, plan("erasure"))
+    METHODS["erasure"](denoiser, adapter, noised(denoiser), longer, plan("erasure"))
+
+    assert denoiser.rows[:2] == [4, 4]
 
 
 def test_a_mask_weighs_the_places_of_the_target_term(denoiser, adapter):

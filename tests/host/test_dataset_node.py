@@ -191,3 +191,80 @@ def test_the_node_says_what_it_holds(nodes, said):
         "face: 1 images with masks, 4 source images, 1 held out; "
         "house: 1 images with masks, 2 source images, 1 held out",
     ]
+
+
+def test_source_latents_are_the_images_that_they_stand_for(comfy, nodes):
+    """To the byte: decoded and encoded a few at a time, as the images would be."""
+    sockets, vae = nodes("nodes.sockets"), gaussian_vae()
+    with torch.inference_mode():
+        latents = torch.randn(19, 4, 4, 4)
+        images = torch.cat([vae.decode(chunk) for chunk in latents.split(8)])
+    source = sockets.SourceLatents(latents=latents, vae=vae, size=(32, 32))
+
+    found, expected = (execute(nodes, given, vae=vae).source for given in (source, images))
+
+    assert torch.equal(found.latents, expected.latents)
+    assert torch.equal(found.deviation, expected.deviation)
+
+
+def test_pixels_of_many_images_never_exist_at_once(comfy, nodes, monkeypatch):
+    """Of 40 images no more than a chunk is decoded and not yet encoded."""
+    alive, most = [0], [0]
+
+    class Counting(PlainVae):
+        def decode(self, latents):
+            alive[0] += len(latents)
+            most[0] = max(most[0], alive[0])
+            return torch.full((len(latents), 32, 32, 3), 0.5)
+
+        def encode(self, images):
+            alive[0] -= len(images)
+            return super().encode(images)
+
+    source = nodes("nodes.sockets").SourceLatents(
+        latents=torch.randn(40, 3, 4, 4), vae=Counting(), size=(32, 32)
+    )
+    encoded = execute(nodes, source, vae=source.vae).source
+
+    assert len(encoded) == 40 and most[0] <= 8 and alive[0] == 0
+    assert [nodes("nodes.encoding").at_once(side, side) for side in (64, 512, 1024, 4096)] == [8, 4, 1, 1]
+
+
+def test_with_buckets_each_source_image_is_encoded_once(comfy, nodes):
+    """Shared out as the buckets are read; where that gives one too few, each gets all."""
+    images = [torch.rand(2, 32, 32, 3), torch.rand(1, 32, 64, 3), torch.rand(1, 64, 32, 3)]
+
+    shared = execute(nodes, torch.rand(16, 32, 32, 3), images, fit="buckets")
+    few = execute(nodes, torch.rand(8, 32, 32, 3), images, fit="buckets")
+
+    assert sorted(len(part.source) for part in shared.parts()) == [4, 4, 8]
+    assert [len(part.source) for part in few.parts()] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("fit", ["centre crop", "random crop"])
+def test_a_mask_that_leaves_nothing_of_a_crop_is_named(comfy, nodes, fit):
+    masks = torch.ones(2, 32, 96)
+    masks[1] = 0
+    masks[1, :, :4] = 1  # at an edge that crops leave out
+
+    with pytest.raises(Exception, match=r"in each crop of 32 x 32 pixels, got a crop of image 2 without"):
+        execute(nodes, SOURCE, torch.rand(2, 32, 96, 3), masks=[masks], fit=fit)
+
+
+@pytest.mark.parametrize(
+    "masks", [torch.ones(0, 32, 32), torch.ones(1, 0, 32), torch.ones(7), torch.ones(2, 4, 4).int()]
+)
+def test_masks_of_no_pixels_are_named(comfy, nodes, masks):
+    with pytest.raises(Exception, match=r"Expected (masks|a mask)"):
+        execute(nodes, SOURCE, torch.rand(2, 32, 32, 3), masks=[masks])
+
+
+@pytest.mark.parametrize(
+    "text", ["2000000000 face", "1" + 5000 * "0" + " face", "face, 99999999999999999999 house"]
+)
+def test_counts_beyond_the_images_are_refused_at_once(comfy, nodes, text):
+    with pytest.raises(Exception, match="category of each of the 2 images, got more"):
+        execute(
+            nodes, [SOURCE, SOURCE], torch.rand(2, 32, 32, 3), prompts=words(nodes, "face", "house"),
+            categories=text,
+        )  # fmt: skip

@@ -15,7 +15,7 @@ class PlainVae:
         return torch.nn.functional.avg_pool2d(images.movedim(-1, 1), 8)
 
     def decode(self, latents):
-        return latents[:, :3].movedim(1, -1)
+        return latents[:, :3].movedim(1, -1).clamp(0, 1)
 
 
 def execute(nodes, source, target=None, vae=None, **options):
@@ -62,12 +62,12 @@ def test_the_centre_is_kept(nodes, height, width):
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        (torch.rand(0, 32, 32, 3), None, r"batch of RGB images, got a shape of \(0, 32, 32, 3\)"),
-        (torch.rand(2, 32, 32, 3), torch.rand(0, 32, 32, 3), "target images as a batch of RGB images"),
+        (torch.rand(0, 32, 32, 3), None, "source images, got an empty batch"),
+        (torch.rand(2, 32, 32, 3), torch.rand(0, 32, 32, 3), "target images, got an empty batch"),
         (torch.rand(2, 32, 32), None, "source images as a batch of RGB images"),
         (torch.rand(2, 32, 32, 3), torch.rand(2, 12, 12, 3), r"of about 32 x 32 pixels.*got 12 x 12"),
-        (torch.rand(2, 32, 32, 3) / 0, None, "not finite in image 1, 2"),
-        (torch.rand(2, 32, 32, 3), torch.full((1, 32, 32, 3), float("nan")), "target images of plain"),
+        (torch.rand(2, 32, 32, 3) / 0, None, r"images \(number 1\) of plain numbers"),
+        (torch.rand(2, 32, 32, 3), torch.full((1, 32, 32, 3), float("nan")), r"target images \(number 1\)"),
     ],
 )  # fmt: skip
 def test_images_that_cannot_work_are_named(nodes, source, target, message):
@@ -84,13 +84,13 @@ def drawn(comfy, nodes):
             return nodes("nodes.source_images").DomainGallerySourceImages.execute(
                 model, PlainVae(), prompts, count=count, width=64, height=64, steps=2, cfg=3.0,
                 sampler_name=sampler_name, scheduler="normal", batch_size=batch_size, seed=seed,
-            )[0][0]  # fmt: skip
+            )[0][0].latents  # fmt: skip
 
     return draw
 
 
 def test_source_images_are_as_many_and_as_large_as_asked(drawn):
-    assert drawn(5, batch_size=2).shape == (5, 8, 8, 3)
+    assert drawn(5, batch_size=2).shape == (5, 4, 8, 8)
 
 
 def test_source_images_repeat_by_seed_and_differ_from_each_other(drawn):
@@ -99,6 +99,17 @@ def test_source_images_repeat_by_seed_and_differ_from_each_other(drawn):
     assert torch.equal(first, drawn(4))
     assert not torch.equal(first, drawn(4, seed=4))
     assert not torch.allclose(first[0], first[1])
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral"])
+def test_each_source_image_has_noise_of_its_own(drawn, sampler_name):
+    """Image i is the one that the seed i later begins with, so an image more or less moves no other."""
+    four = drawn(4, batch_size=1, sampler_name=sampler_name)
+
+    for number in range(4):
+        alone = drawn(1, seed=3 + number, batch_size=1, sampler_name=sampler_name)
+        assert torch.equal(four[number], alone[0])
+    assert all(not torch.allclose(four[0], other) for other in four[1:])
 
 
 def test_source_images_do_not_depend_on_the_batch_size_or_their_number(drawn):

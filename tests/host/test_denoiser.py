@@ -14,6 +14,7 @@ from tests.host.tiny import (
     tiny_prompts,
     weights_of,
 )
+from tests.host.training import erase
 
 
 def predict(nodes, model, prompts, x, sigma):
@@ -85,6 +86,73 @@ def test_prompts_of_different_length_are_attended_to_as_before(comfy, nodes):
 
     for mine, theirs in zip(predict(nodes, model, prompts, x, sigma), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_wrapper_of_the_model_is_called_as_the_samplers_call_it(comfy, nodes):
+    """It changes what the MODEL computes, so it changes what is trained on."""
+    model, seen = tiny_model(), []
+
+    def wrapper(apply, given):
+        seen.append((given["cond_or_uncond"], given["input"].shape[0], sorted(given["c"])))
+        return 0.5 * apply(given["input"], given["timestep"], **given["c"])
+
+    prompts, x, sigma = tiny_prompts(nodes), tiny_latents(2), torch.tensor([0.4, 0.7])
+    plain = predict(nodes, model, prompts, x, sigma)
+    model.set_model_unet_function_wrapper(wrapper)
+    wrapped = predict(nodes, model, prompts, x, sigma)
+
+    assert seen == [([0], 2, ["c_crossattn", "transformer_options"])] * 2
+    assert all(torch.equal(0.5 * one, other) for one, other in zip(plain, wrapped, strict=True))
+
+
+def test_a_patch_that_stops_the_gradient_is_named(comfy, nodes):
+    model = tiny_model()
+    model.set_model_unet_function_wrapper(
+        lambda apply, given: apply(given["input"], given["timestep"], **given["c"]).detach()
+    )
+
+    with pytest.raises(Exception, match="losses with a gradient, got some without"):
+        erase(nodes, model)
+
+
+@pytest.mark.parametrize("empty", [[], [[None, {}]], [[torch.zeros(3), {}]]])
+def test_an_empty_conditioning_is_named(comfy, nodes, empty):
+    model = tiny_model()
+    with nodes("nodes.host").training(model), pytest.raises(Exception, match=r"Expected (encoded )?prompts"):
+        nodes("nodes.host").HostDenoiser(model).conditions([empty], torch.zeros(1, 4, 8, 8))
+
+
+class Lengths:
+    """Read masks, lengths and a constant as newer families do: nothing is like padding to them."""
+
+    def __call__(self, **given):
+        context = given["cross_attn"]
+        mask = torch.ones(1, context.shape[1])
+        conds = host_module("comfy.conds")
+        return {
+            "c_crossattn": conds.CONDRegular(context),
+            "attention_mask": conds.CONDRegular(mask),
+            "num_tokens": conds.CONDConstant(context.shape[1]),
+        }
+
+
+def test_constants_and_masks_stay_with_their_prompt(comfy, nodes, monkeypatch):
+    """The last prompt does not decide for all, and nothing is repeated to another length."""
+    model = tiny_model()
+    monkeypatch.setattr(model.model, "extra_conds", Lengths())
+    denoiser = nodes("nodes.host").HostDenoiser(model)
+
+    long, short = denoiser.conditions([conditioning(0, tokens=9), conditioning(1)], torch.zeros(1, 4, 8, 8))
+
+    assert long.shapes() == {"context": (1, 9, 16), "attention_mask": (1, 9)}
+    assert short.shapes() == {"context": (1, 6, 16), "attention_mask": (1, 6)}
+    assert (long.constants, short.constants) == ({"num_tokens": 9}, {"num_tokens": 6})
+    given = []
+    monkeypatch.setattr(model.model, "apply_model", lambda x, sigma, **c: given.append(c["num_tokens"]) or x)
+    together = nodes("domaingallery_core.denoiser").denoise_together
+    x, sigma = torch.zeros(2, 4, 8, 8), torch.ones(2)
+    together(denoiser, [(x, sigma, long), (x, sigma, short), (x, sigma, long)])
+    assert given == [9, 6]
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("EPS", "epsilon"), ("V_PREDICTION", "v"), ("FLOW", "flow")])
@@ -203,11 +271,11 @@ def test_patches_of_the_model_are_in_force_while_training(comfy, nodes, way):
 def test_latents_are_scaled_for_the_model_once(comfy, nodes):
     latents = tiny_latents(2)
 
-    scaled = nodes("nodes.host").training_latents(tiny_model(), latents, torch.device("cpu"))
+    scaled = nodes("nodes.host").training_latents(tiny_model(), latents)
 
     torch.testing.assert_close(scaled, latents.clone() * 0.18215)
 
 
 def test_latents_of_another_family_are_refused(comfy, nodes):
     with pytest.raises(Exception, match=r"VAE of this model \(4 channels\), got 16"):
-        nodes("nodes.host").training_latents(tiny_model(), tiny_latents(2, channels=16), torch.device("cpu"))
+        nodes("nodes.host").training_latents(tiny_model(), tiny_latents(2, channels=16))

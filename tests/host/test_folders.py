@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ def folder(comfy, tmp_path, monkeypatch) -> Path:
 
 
 def load(nodes, name="faces"):
-    return nodes("nodes.folders").DomainGalleryLoadImages.execute(name).result
+    return nodes("nodes.folders").DomainGalleryLoadImages.execute(name, 2048).result
 
 
 def rgb(values) -> Image.Image:
@@ -105,8 +107,64 @@ def test_an_empty_folder_is_refused(nodes, folder):
 def test_a_changed_folder_is_read_again(nodes, folder):
     fingerprint = nodes("nodes.folders").DomainGalleryLoadImages.fingerprint_inputs
     rgb(HALF).save(folder / "a.png")
-    first = fingerprint("faces")
-    same = fingerprint("faces")
+    first = fingerprint("faces", 2048)
+    same = fingerprint("faces", 2048)
     (folder / "a.txt").write_text("a face")
 
-    assert first == same != fingerprint("faces")
+    assert first == same != fingerprint("faces", 2048)
+
+
+def grey(mode):
+    """Return an image of one row of half the largest value, in the range of a kind of pixel."""
+    half = {"uint8": 127.5, "uint16": 32767.5, "unit": 0.5, "int32": 2.0**30}[mode.partition(" ")[2]]
+    kind = np.float32 if mode.startswith("float") else np.int32
+    values = np.full((9, 9), half).astype(kind)
+    values[0] = np.float64(half) * 2 - (1 if kind is np.int32 else 0)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize(
+    "mode", ["float unit", "float uint8", "float uint16", "int uint8", "int uint16", "int int32"]
+)
+def test_grey_values_of_any_range_are_neither_black_nor_white(nodes, folder, mode):
+    grey(mode).save(folder / "a.tiff")
+
+    [image], _ = load(nodes, "faces")
+
+    assert image.shape == (1, 9, 9, 3)
+    assert float(image[0, 5, 5, 0]) == pytest.approx(0.5, abs=0.01) and float(image.max()) > 0.98
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(float("nan"), "values that are"), (-3.0, "values below 0, down to -3")]
+)
+def test_grey_values_that_are_no_picture_are_named(nodes, folder, value, words):
+    Image.fromarray(np.full((9, 9), value, dtype=np.float32)).save(folder / "a.tiff")
+
+    with pytest.raises(Exception, match=rf"a\.tiff \(it holds {words}"):
+        load(nodes, "faces")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tiff"])
+def test_large_photos_are_loaded_smaller(nodes, folder, kind):
+    Image.new("RGB", (3000, 1500), "red").save(folder / f"a.{kind}")
+    node = nodes("nodes.folders").DomainGalleryLoadImages
+
+    sizes = {side: tuple(node.execute("faces", side).result[0][0].shape[1:3]) for side in (600, 2048, 0)}
+
+    assert sizes == {600: (300, 600), 2048: (1024, 2048), 0: (1500, 3000)}
+
+
+def test_links_and_names_of_any_kind_do_no_harm(nodes, folder):
+    """A link that leads nowhere is named, also where its name is no text."""
+    node = nodes("nodes.folders").DomainGalleryLoadImages
+    Image.new("RGB", (9, 9)).save(folder / "a.png")
+    shutil.copy(folder / "a.png", os.path.join(os.fsencode(folder), b"b\xff.png"))
+    assert len(load(nodes, "faces")[0]) == 2
+    first = node.fingerprint_inputs("faces", 2048)
+    (folder / "c.png").symlink_to(folder / "nowhere.png")
+    os.symlink("nowhere", os.path.join(os.fsencode(folder), b"d\xff.png"))
+
+    assert first != node.fingerprint_inputs("faces", 2048)
+    with pytest.raises(Exception, match=r"got 2 that cannot: c\.png \(No such file or directory\); d"):
+        load(nodes, "faces")

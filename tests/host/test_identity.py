@@ -48,12 +48,13 @@ def test_the_same_model_is_the_same_however_it_was_made_and_used(nodes):
 
 def test_another_process_finds_the_same_identity(nodes, host_path):
     code = (
-        "import pathlib, sys\n"
+        "import pathlib, sys, types\n"
         "host, root = sys.argv[1:]\n"
         "sys.path.append(root)\n"
         "from tools.load_pack import load_pack\n"
         "load_pack(pathlib.Path(host))\n"
-        "sys.path.insert(0, root)\n"
+        "sys.modules['tests'] = types.ModuleType('tests')\n"  # another package has that name
+        "sys.modules['tests'].__path__ = [root + '/tests']\n"
         "from tests.host.tiny import tiny_model\n"
         "from tests.host.test_identity import patched_model\n"
         "name = next(n for n in sys.modules if n.endswith('nodes.identity') and n != 'nodes.identity')\n"
@@ -73,7 +74,7 @@ def patched_model():
     model = tiny_model()
     advanced = importlib.import_module("comfy_extras.nodes_model_advanced")
     model = advanced.ModelSamplingDiscrete().patch(model, "v_prediction", True)[0]
-    model = advanced.RescaleCFG.execute(model, 0.7)[0]
+    model = advanced.RescaleCFG().patch(model, 0.7)[0]
     free = importlib.import_module("comfy_extras.nodes_freelunch")
     return free.FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2)[0]
 

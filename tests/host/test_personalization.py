@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.host.tiny import conditioning, same, tiny_dataset, tiny_model, tiny_prompts, weights_of
+from tests.host.tiny import (
+    conditioning,
+    host_module,
+    same,
+    tiny_dataset,
+    tiny_model,
+    tiny_prompts,
+    weights_of,
+)
 from tests.host.training import erase, personalize, subject_prompts, train
 
 
@@ -143,10 +151,23 @@ def test_deviations_are_scaled_as_the_model_scales_latents(nodes, model):
     deviation = torch.rand(5, 4, 8, 8)
     given = replace(tiny_dataset(nodes), source=examples(tiny_dataset(nodes).source.latents, deviation))
 
-    found = data.core_dataset(model, given, torch.device("cpu"))
+    found = data.core_dataset(model, given)
 
     torch.testing.assert_close(found.source.deviation, deviation * 0.18215)
     torch.testing.assert_close(found.source.latents, given.source.latents.clone() * 0.18215)
+
+
+@pytest.mark.parametrize("name", ["SD15", "SDXL", "SD3", "Flux", "SC_B"])
+def test_the_scale_of_a_deviation_is_that_of_the_model(nodes, name):
+    """What the model sees of a latent a deviation away, less what it sees of the latent."""
+    form = getattr(host_module("comfy.latent_formats"), name)()
+    model = tiny_model(latent_format=type(form))
+    channels, data = form.latent_channels, nodes("nodes.training_data")
+    latents, deviation = torch.randn(3, channels, 4, 4).double(), torch.rand(3, channels, 4, 4).double()
+
+    expected = (form.process_in(latents + deviation) - form.process_in(latents)).float()
+
+    torch.testing.assert_close(deviation.float() * data.deviation_scale(model, channels), expected)
 
 
 def test_each_size_has_the_conditions_of_its_size(nodes):
@@ -159,9 +180,7 @@ def test_each_size_has_the_conditions_of_its_size(nodes):
     both = replace(wide, source=examples(torch.zeros(3, 4, 8, 8)), more=(wide,))
 
     pairs = data.with_prompts(prompts, both)
-    found, conditions = data.training_data(
-        model, nodes("nodes.host").HostDenoiser(model), pairs, plan, torch.device("cpu")
-    )
+    found, conditions = data.training_data(model, nodes("nodes.host").HostDenoiser(model), pairs, plan)
 
     sizes = [conditions.part(i).source.tensors["y"][0, -2:].tolist() for i in (0, 1)]
     assert [part.source.latents.shape[2:] for part in found.parts()] == [(8, 8), (4, 16)]

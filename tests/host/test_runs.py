@@ -259,9 +259,9 @@ def gradients(nodes, model, dataset, setting):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with host.training(model) as device, memory.gradient_checkpointing(model, setting):
+    with host.training(model), memory.gradient_checkpointing(model, setting):
         weights = {p.untyped_storage().data_ptr() for p in model.model.diffusion_model.parameters()}
-        data = nodes("nodes.training_data").core_dataset(model, dataset, device)
+        data = nodes("nodes.training_data").core_dataset(model, dataset)
         denoiser = host.HostDenoiser(model)
         prompts = tiny_prompts(nodes)
         encoded = denoiser.conditions([prompts.target, prompts.source, prompts.empty], data.source.latents)

@@ -33,9 +33,10 @@ def draw(nodes, model=None, prompts=None, count=4, **changes):
         "batch_size": 2, "seed": 3,
     } | changes  # fmt: skip
     with torch.inference_mode():
-        return nodes("nodes.source_images").DomainGallerySourceImages.execute(
+        out = nodes("nodes.source_images").DomainGallerySourceImages.execute(
             model or tiny_model(), PlainVae(), prompts or tiny_prompts(nodes), count=count, **options
-        )[0]
+        )
+        return [source.latents for source in out[0]]
 
 
 def test_a_second_run_draws_nothing(nodes, output, sampled):
@@ -123,6 +124,82 @@ def test_a_damaged_file_alone_is_drawn_again(nodes, output, sampled):
     assert torch.equal(first, again)
     assert sampled == [2, 2, 2]
     assert len(list(output.rglob("*"))) == 3 + 4
+
+
+def test_a_flipped_bit_is_noticed(nodes, output, sampled, caplog):
+    [first] = draw(nodes)
+    file = sorted(output.rglob("*.safetensors"))[1]
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+
+    [again] = draw(nodes)
+
+    assert torch.equal(first, again) and sampled == [2, 2, 2]
+    assert "Image 1 is drawn again" in caplog.text
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral"])
+def test_images_are_the_same_whatever_memory_is_free(nodes, output, sampled, monkeypatch, sampler_name):
+    """Samplers that draw noise as they go draw other images in other batches; the first size is kept."""
+    source = nodes("nodes.source_images")
+    fits = [4]
+    monkeypatch.setattr(source, "fitting_batch", lambda *_: fits[0])
+    management = host_module("comfy.model_management")
+    module, sample = host_module("comfy.sample"), host_module("comfy.sample").sample
+    options = {"count": 10, "batch_size": 0, "sampler_name": sampler_name}
+    [expected] = draw(nodes, seed=5, **options)
+    assert sampled == [4, 4, 2]
+    for file in output.rglob("*.*"):
+        file.unlink()
+
+    def cancelled(*args, **more):
+        management.interrupt_current_processing(len(sampled) == 4)
+        return sample(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sample", cancelled)
+        with pytest.raises(management.InterruptProcessingException):
+            draw(nodes, seed=5, **options)
+    fits[0] = 8
+    [resumed] = draw(nodes, seed=5, **options)
+
+    assert torch.equal(resumed, expected)
+    assert sampled[5:] == [4, 2]
+
+
+def test_the_end_of_a_shorter_drawing_is_drawn_again_in_a_longer_one(nodes, output, sampled):
+    """Its last images were drawn in a smaller batch."""
+    [expected] = draw(nodes, seed=6, count=6, batch_size=4, sampler_name="euler_ancestral")
+    for file in output.rglob("*.safetensors"):
+        file.unlink()
+
+    draw(nodes, seed=6, count=5, batch_size=4, sampler_name="euler_ancestral")
+    [longer] = draw(nodes, seed=6, count=6, batch_size=4, sampler_name="euler_ancestral")
+
+    assert torch.equal(longer, expected) and sampled == [4, 2, 4, 1, 2]
+
+
+def test_few_pictures_are_shown_and_all_are_kept_as_latents(nodes, output):
+    with torch.inference_mode():
+        out = nodes("nodes.source_images").DomainGallerySourceImages.execute(
+            tiny_model(), PlainVae(), tiny_prompts(nodes), count=20, width=64, height=64, steps=1, cfg=1.0,
+            sampler_name="euler", scheduler="normal", batch_size=8, seed=3,
+        )  # fmt: skip
+
+    assert out[0][0].latents.shape == (20, 4, 8, 8) and out[1][0].shape == (16, 8, 8, 3)
+    assert torch.equal(out[1][0], PlainVae().decode(out[0][0].latents[:16]))
+
+
+def test_the_model_is_looked_at_once_for_all_categories(nodes, output, monkeypatch):
+    source, looks = nodes("nodes.source_images"), []
+    identity = source.model_identity
+    monkeypatch.setattr(source, "model_identity", lambda model: looks.append(1) or identity(model))
+    face, house = tiny_prompts(nodes), replace(tiny_prompts(nodes), category="house")
+
+    draw(nodes, prompts=replace(face, more=(house,)), count=1)
+
+    assert looks == [1]
 
 
 def test_an_interrupted_drawing_goes_on_where_it_was(nodes, output, sampled, monkeypatch):
