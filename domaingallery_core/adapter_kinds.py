@@ -139,12 +139,26 @@ def describe(names: Mapping[str, Tensor]) -> tuple[AdapterKind, int, float]:
                 kind = "dora"
             alpha = names.get(f"{module}.alpha")
             # A LoKr that is nowhere factored has no rank but that which its alpha repeats.
+            rank = 1 if tensor.ndim == 0 else tensor.shape[0]
             if part == "lokr_w1":
-                rank = 1 if alpha is None else int(alpha)
-            else:
-                rank = tensor.shape[0]
-            return kind, rank, float(rank if alpha is None else alpha)  # type: ignore[return-value]
+                rank = 1 if alpha is None else number(alpha)
+            scale = rank if alpha is None else number(alpha)
+            return kind, int(rank), float(scale)  # type: ignore[return-value]
     raise AdapterError(
         "Expected a LoRA made by Erase Prior Attributes, got one with names such as "
         f"{next(iter(names), '')!r}. Connect the lora output of that node."
     )
+
+
+def number(alpha: Tensor) -> float:
+    """Return an alpha, which is one finite number above 0.
+
+    Raises:
+        AdapterError: it is something else.
+    """
+    value = float(alpha) if alpha.numel() == 1 else math.nan
+    if not 0 < value < 1e9:
+        raise AdapterError(
+            f"Expected a LoRA whose alpha is a number above 0, got {value:g}. Use another file."
+        )
+    return value

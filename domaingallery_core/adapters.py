@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any, Self
 
 import torch
@@ -14,37 +14,54 @@ from . import adapter_kinds
 from .config import AdapterConfig
 from .errors import AdapterError
 
-_ATTENTION = r"attn[12]\.to_(?:q|k|v|out\.0)"
-_FEEDFORWARD = r"ff\.net\.(?:0\.proj|2)"
-TARGETS: dict[str, str] = {
-    "attention": rf"(?:.*\.)?{_ATTENTION}",
-    "attention+feedforward": rf"(?:.*\.)?(?:{_ATTENTION}|{_FEEDFORWARD})",
-    "linear": r".*",
+_ATTENTION = ("attn[12].to_[qkv]", "attn[12].to_out.0")
+#: Named sets of layers, as patterns.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "attention": _ATTENTION,
+    "attention+feedforward": (*_ATTENTION, "ff.net.0.proj", "ff.net.2"),
+    "linear": ("*",),
 }
+#: A text of patterns is at most so long.
+LONGEST = 1000
+
+
+def patterns(targets: str) -> tuple[str, ...]:
+    """Return the patterns that a text stands for: a name in TARGETS, or patterns with commas between them.
+
+    Raises:
+        AdapterError: there are none, or too many.
+    """
+    found = TARGETS.get(targets) or tuple(targets.replace(",", " ").split())
+    if not found or len(targets) > LONGEST:
+        raise AdapterError(
+            f"Expected targets to be one of {', '.join(TARGETS)}, or patterns of layer names of at most "
+            f"{LONGEST} characters, got {targets[:80]!r}. Write for example attn2.to_*."
+        )
+    return found
 
 
 def target_modules(module: nn.Module, targets: str) -> dict[str, nn.Linear]:
-    """Return the Linear layers that `targets` (a name in TARGETS or a regular expression) selects.
+    """Return the Linear layers that `targets` selects.
+
+    A pattern is for the whole name of a layer, or for what follows a dot in it. `*` stands for any
+    characters, `?` for one, `[12]` for one of some, as in names of files.
 
     Raises:
-        AdapterError: the expression is broken or selects nothing.
+        AdapterError: no layer matches.
     """
-    try:
-        pattern = re.compile(TARGETS.get(targets, targets))
-    except re.error as error:
-        raise AdapterError(
-            f"Expected targets to be one of {', '.join(TARGETS)} or a regular expression, got {targets!r} "
-            f"({error})."
-        ) from error
+    wanted = patterns(targets)
     found = {
         name: child
         for name, child in module.named_modules()
-        if name and isinstance(child, nn.Linear) and pattern.fullmatch(name)
+        if name
+        and isinstance(child, nn.Linear)
+        and any(fnmatchcase(name, each) or fnmatchcase(name, f"*.{each}") for each in wanted)
     }
     if not found:
         raise AdapterError(
-            f"Expected targets to select linear layers of {type(module).__name__}, got none for {targets!r}. "
-            f"Use one of {', '.join(TARGETS)} or a regular expression over module names."
+            f"Expected targets to select linear layers of {type(module).__name__}, got none for "
+            f"{targets[:80]!r}. Use one of {', '.join(TARGETS)}, or patterns of layer names such as "
+            "attn2.to_*."
         )
     return found
 
@@ -180,7 +197,9 @@ class Adapter:
                 weight = layer.get_base_layer().weight
                 tensors = [tensor.to(weight.device) for tensor in given if tensor is not None]
                 # What is of another model is left as it is, for `load` to name.
-                if len(tensors) == 3 and (len(tensors[2]), tensors[1].shape[-1]) == tuple(weight.shape):
+                if [tensor.ndim for tensor in tensors[1:]] != [2, 2] or tensors[0].numel() != len(tensors[2]):
+                    continue
+                if (len(tensors[2]), tensors[1].shape[1]) == tuple(weight.shape):
                     del found[f"{name}.{part}"]
                     scale = self.config.alpha / self.config.rank
                     found[f"{name}.{new}"] = convert(*tensors, weight, scale).cpu()
@@ -206,7 +225,8 @@ class Adapter:
             if name in given and given[name].shape != parameter.shape:
                 problems.append(f"{name} is {tuple(given[name].shape)} and not {tuple(parameter.shape)}")
         for name in self._layers:
-            alpha = float(state.get(f"{name}.alpha", self.config.rank))
+            given_alpha = state.get(f"{name}.alpha")
+            alpha = self.config.rank if given_alpha is None else adapter_kinds.number(given_alpha)
             if abs(alpha - self._alpha(name)) > 1e-6 * self._alpha(name):
                 problems.append(f"{name}.alpha is {alpha:g} and not {self._alpha(name):g}")
         if not problems and (

@@ -109,7 +109,7 @@ class AdapterConfig(Plan):
 
     Attributes:
         kind: what `adapter_kinds` knows.
-        targets: "attention", "attention+feedforward", "linear", or a regular expression for module names.
+        targets: "attention", "attention+feedforward", "linear", or patterns of layer names.
     """
 
     rank: int = 4

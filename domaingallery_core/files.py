@@ -54,6 +54,8 @@ def write_file(path: Path, content: bytes, *, replace: bool = True) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            if part.read_bytes() != content:
+                raise OSError("it reads back as something else")
             if sys.platform == "win32":  # an open file cannot be moved there
                 file.close()
             _place(part, path, replace)

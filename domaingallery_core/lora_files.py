@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .adapter_kinds import PARTS
 from .errors import FileError
+from .files import CHECKSUM, save_tensors
 
 KEY_FORMATS = ("comfyui", "kohya")
 PREFIX = "diffusion_model."
@@ -57,12 +55,13 @@ def kohya_names(modules: Iterable[str]) -> dict[str, str]:
 
 
 def save_lora(
-    path: str | os.PathLike[str],
+    path: Path,
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
     *,
     key_format: str = "comfyui",
     key_map: Mapping[str, str] | None = None,
+    replace: bool = True,
 ) -> Path:
     """Write a LoRA under the core's names to a safetensors file, read it back, and only then put it in place.
 
@@ -71,30 +70,17 @@ def save_lora(
 
     Raises:
         FileError: the tensors are empty or not finite, a name is unknown, or the disk refuses.
+        FileExistsError: there is a file of this name, and it is not to be replaced.
     """
-    path = Path(path)
-    stored = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    if not stored:
+    if not tensors:
         raise FileError("Expected a LoRA with at least one tensor, got none. Train one first.")
-    if broken := [name for name, tensor in stored.items() if not bool(torch.isfinite(tensor).all())]:
-        raise FileError(
-            f"Expected finite weights, got NaN or infinity in {broken[0]!r}. The file was not written."
-        )
-    stored = _to_file(stored, key_format, key_map)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, temporary, metadata=dict(metadata or {}))
-        _sort_metadata(temporary)
-        _check(temporary, stored, dict(metadata or {}))
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise FileError(
-            f"Expected to write {path.name!r} into {str(path.parent)!r}, got: {error}. "
-            "Check the space and the rights there."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    for name, tensor in tensors.items():
+        if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
+            raise FileError(
+                f"Expected finite weights, got NaN, infinity or nothing in {name!r}. "
+                "The file was not written."
+            )
+    save_tensors(path, _to_file(dict(tensors), key_format, key_map), metadata or {}, replace=replace)
     return path
 
 
@@ -160,29 +146,10 @@ def _from_kohya(tensors: dict[str, Tensor], key_map: Mapping[str, str] | None) -
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
+            metadata.pop(CHECKSUM, None)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata
     except (OSError, SafetensorError) as error:
         raise FileError(
             f"Expected a LoRA in safetensors format at {str(path)!r}, got: {error}. Choose another."
         ) from error
-
-
-def _sort_metadata(path: Path) -> None:
-    """Sort the metadata of a file, which safetensors writes in any order: equal LoRAs are equal files."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        if "__metadata__" in header:
-            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        file.seek(8)
-        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
-
-
-def _check(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Raise FileError unless the file holds exactly these tensors and this metadata."""
-    found, found_metadata = _read(path)
-    same = found.keys() == tensors.keys() and found_metadata == metadata
-    if not same or any(not torch.equal(found[name], tensor) for name, tensor in tensors.items()):
-        raise FileError(
-            f"Expected {path.name!r} to read back as it was written, got something else. Check the disk."
-        )

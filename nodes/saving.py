@@ -8,10 +8,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..domaingallery_core.errors import InputError
+from ..domaingallery_core.errors import FileError, InputError
+from ..domaingallery_core.files import clear_leftovers, refused
 from ..domaingallery_core.lora_files import KEY_FORMATS, comfyui_to_core, save_lora
 from .node import Node
 from .sockets import CATEGORY
+
+#: So many processes may take the next number at the same moment.
+MOST_AT_ONCE = 1000
 
 
 class DomainGallerySaveLora(Node):
@@ -47,19 +51,46 @@ class DomainGallerySaveLora(Node):
 
     @classmethod
     def execute(cls, lora, name: str, key_format: str) -> io.NodeOutput:
-        folder, filename, counter, subfolder, _ = folder_paths.get_save_image_path(
-            checked_name(name), os.path.join(folder_paths.get_output_directory(), "loras")
-        )
-        path = save_lora(
-            Path(folder, f"{filename}_{counter:05}_.safetensors"),
-            comfyui_to_core(lora),
-            getattr(lora, "metadata", None),
-            key_format=key_format,
-            key_map=getattr(lora, "kohya_names", None),
-        )
+        folder, filename, number, subfolder = place_of(name)
+        clear_leftovers(folder)
+        for counter in range(number, number + MOST_AT_ONCE):
+            try:
+                path = save_lora(
+                    folder / f"{filename}_{counter:05}_.safetensors",
+                    comfyui_to_core(lora),
+                    getattr(lora, "metadata", None),
+                    key_format=key_format,
+                    key_map=getattr(lora, "kohya_names", None),
+                    replace=False,
+                )
+                break
+            except FileExistsError:  # another process was quicker
+                continue
+        else:
+            raise FileError(f"Expected a free number for {name!r}, got none. Choose another name.")
         where = os.path.join("loras", subfolder).replace("\\", "/").rstrip("/")
         saved = {"filename": path.name, "subfolder": where, "type": "output"}
         return io.NodeOutput(str(path), ui={"loras": [saved], "text": [f"saved {where}/{path.name}"]})
+
+
+def place_of(name: str) -> tuple[Path, str, int, str]:
+    """Return folder, beginning of the file name, first free number and sub-folder for a name.
+
+    Raises:
+        InputError: the name leads out of the folder of LoRAs, through a link as well.
+        FileError: the disk refuses.
+    """
+    prefix, base = checked_name(name), os.path.join(folder_paths.get_output_directory(), "loras")
+    try:
+        if not folder_paths.is_within_directory(base, os.path.join(base, os.path.dirname(prefix))):
+            raise InputError(
+                f"Expected a name inside the folder output/loras, got {name!r}, which a link leads out of "
+                "it. Choose another name."
+            )
+        folder, filename, number, subfolder, _ = folder_paths.get_save_image_path(prefix, base)
+    except OSError as error:
+        raise refused(Path(base, prefix), error) from error
+    return Path(folder), filename, number, subfolder
 
 
 def checked_name(name: str, folder: str = "output/loras") -> str:

@@ -28,8 +28,8 @@ def advanced_inputs() -> list[io.Input]:
         ),
         advanced(
             io.String, "targets", "attention",
-            f"Which layers learn: {', '.join(TARGETS)}, or a regular expression that matches "
-            "whole module names. attention is the paper's.",
+            f"Which layers learn: {', '.join(TARGETS)}, or patterns of layer names with commas "
+            "between them, such as attn2.to_*. attention is the paper's.",
         ),
         advanced(
             io.Float, "dropout", 0.0,

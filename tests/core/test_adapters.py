@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 import torch
 from torch import nn
 from toys import KINDS, LAYERS, WIDTH, filled, inject, inputs, network, snapshot
 
 from domaingallery_core.adapter_kinds import TITLES
+from domaingallery_core.adapters import target_modules
 from domaingallery_core.config import AdapterConfig
 from domaingallery_core.errors import AdapterError
 
@@ -140,7 +144,7 @@ def test_an_adapter_of_another_model_is_refused_and_changes_nothing(kind):
     named.attn3 = named.attn2
     del named.attn2
     for other in (wide, named):
-        with inject(other, AdapterConfig(kind=kind, rank=2, targets=r"attn\d\..*")) as adapter:
+        with inject(other, AdapterConfig(kind=kind, rank=2, targets="attn[0-9].*")) as adapter:
             foreign = adapter.exported(adapter.state_dict())
         with filled(inject(network(), config)) as adapter:
             before = adapter.state_dict()
@@ -156,7 +160,7 @@ def test_an_adapter_of_another_model_is_refused_and_changes_nothing(kind):
     [
         (AdapterConfig(rank=9), "at most 8"),
         (AdapterConfig(targets="nothing"), "got none"),
-        (AdapterConfig(targets="("), "regular expression"),
+        (AdapterConfig(targets=" , "), "or patterns of layer names"),
     ],
 )
 def test_targets_and_ranks_that_do_not_fit_are_refused(config, named):
@@ -175,8 +179,54 @@ def test_a_second_adapter_is_refused():
         inject(model)
 
 
-@pytest.mark.parametrize("targets", ["linear", r"proj_(in|out)"])
+@pytest.mark.parametrize("targets", ["linear", "proj_in, proj_out", "*proj*"])
 def test_targets_may_be_other_layers(targets):
     config = AdapterConfig(rank=2, targets=targets)
     with inject(network(), config) as adapter:
         assert len(adapter.parameters()) == 2 * (LAYERS + 2 if targets == "linear" else 2)
+
+
+NAMES = [
+    f"{block}{part}"
+    for block in ("", "input_blocks.1.1.transformer_blocks.0.", "down.x")
+    for part in ("attn1.to_q", "attn2.to_k", "attn2.to_v", "attn1.to_out.0", "attn3.to_q", "attn1.to_out.1",
+                 "ff.net.0.proj", "ff.net.2", "ff.net.0", "attn1.to_qkv", "xattn1.to_q", "proj_in")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("targets", "expression"),
+    [
+        ("attention", r"(?:.*\.)?attn[12]\.to_(?:q|k|v|out\.0)"),
+        (
+            "attention+feedforward",
+            r"(?:.*\.)?(?:attn[12]\.to_(?:q|k|v|out\.0)|ff\.net\.(?:0\.proj|2))",
+        ),
+        ("linear", r".*"),
+    ],
+)
+def test_the_named_sets_select_the_layers_of_their_definition(targets, expression):
+    class Named:
+        def named_modules(self):
+            return [(name, nn.Linear(1, 1)) for name in NAMES]
+
+    assert list(target_modules(Named(), targets)) == [n for n in NAMES if re.fullmatch(expression, n)]
+
+
+HOSTILE = ["([a-z0-9_.]+)+!", "*a" * 400 + "!", "[a-z" * 200, "?*" * 450, "[!]" * 300]
+
+
+@pytest.mark.parametrize("targets", HOSTILE)
+def test_no_pattern_takes_long(targets):
+    long = nn.ModuleDict({"a" * 200: nn.Linear(1, 1)})
+    before = time.perf_counter()
+
+    with pytest.raises(AdapterError, match="targets"):
+        target_modules(long, targets)
+
+    assert time.perf_counter() - before < 1
+
+
+def test_a_text_of_too_many_patterns_is_refused():
+    with pytest.raises(AdapterError, match="of at most 1000 characters"):
+        target_modules(network(), "a " * 501)

@@ -6,10 +6,10 @@ import os
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from toys import random
 
-from domaingallery_core import lora_files
+from domaingallery_core import files
 from domaingallery_core.errors import FileError
 from domaingallery_core.lora_files import comfyui_to_core, core_to_comfyui, kohya_names, load_lora, save_lora
 
@@ -75,18 +75,14 @@ def test_equal_loras_are_equal_files(tmp_path):
     assert load_lora(tmp_path / "0.safetensors").metadata == metadata
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_check"])
-def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, failing):
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = save_lora(tmp_path / "a.safetensors", tensors())
     old = path.read_bytes()
 
-    def full(*arguments, **_options):
-        for argument in arguments:
-            if hasattr(argument, "write_bytes"):
-                argument.write_bytes(b"half")
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(lora_files, failing, full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(FileError, match="No space left"):
         save_lora(path, {k: v + 1 for k, v in tensors().items()})
 
@@ -95,14 +91,23 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, faili
 
 
 def test_a_file_that_reads_back_differently_is_not_kept(tmp_path, monkeypatch):
-    def other(stored, path, metadata):
-        save_file({k: v + 1 for k, v in stored.items()}, path, metadata=metadata)
+    def other(descriptor):
+        os.pwrite(descriptor, b"x", 100)
 
-    monkeypatch.setattr(lora_files, "save_file", other)
-    with pytest.raises(FileError, match="read back"):
+    monkeypatch.setattr(files.os, "fsync", other)
+    with pytest.raises(FileError, match="reads back as something else"):
         save_lora(tmp_path / "a.safetensors", tensors())
 
     assert os.listdir(tmp_path) == []
+
+
+def test_tensors_that_share_their_storage_are_saved(tmp_path):
+    whole = torch.arange(8.0)
+    shared = {f"{MODULE}.lora_A.weight": whole.view(2, 4), f"{MODULE}.lora_B.weight": whole[:4].expand(3, 4)}
+
+    found = load_lora(save_lora(tmp_path / "a.safetensors", shared)).tensors
+
+    assert all(torch.equal(found[name], tensor) for name, tensor in shared.items())
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ BAD = [
     ("source", {"count": 2}, "execution", "at least 3 source images of each category"),
     ("options", {"batch_size": 2}, "execution", "batch size of at least 3"),
     ("options", {"rank": 1000}, "execution", "rank of at most"),
-    ("options", {"targets": "attn("}, "execution", "a regular expression, got 'attn('"),
+    ("options", {"targets": "attn("}, "execution", "got none for 'attn('"),
     ("options", {"targets": "attn"}, "execution", "to select linear layers of UNetModel, got none"),
     ("options", {"adapter": "boft"}, "validation", "not in list"),
     ("train", {"options": ["other", 0]}, "execution", "Expected a LoHa to go on with, got a LoRA"),

@@ -33,7 +33,7 @@ def with_folder(folder: Path) -> Prompt:
     """Return the main path in miniature with images of a folder, some of which are faces, some houses."""
     prompt = graph()
     prompt["words"]["inputs"]["category"] = "face, house"
-    prompt["target"] = node("DomainGalleryLoadImages", folder=folder.name)
+    prompt["target"] = node("DomainGalleryLoadImages", folder=folder.name, largest_side=2048)
     prompt["dataset"]["inputs"] |= {"prompts": ["words", 0], "categories": ["target", 1]}
     return prompt
 
@@ -74,7 +74,7 @@ def test_source_images_are_kept_when_the_drawing_is_cancelled(host):
     """What was drawn stays, and the next run draws the rest alone."""
     prompt = {name: graph()[name] for name in ("demo", "words", "source")}
     prompt["source"]["inputs"] |= {"count": 40, "batch_size": 1, "steps": 8, "seed": 12345}
-    prompt["show"] = node("PreviewImage", images=["source", 0])
+    prompt["show"] = node("PreviewImage", images=["source", 1])
 
     def kept() -> set[Path]:
         return set((host.output / "domaingallery" / "source").rglob("*.safetensors"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -145,17 +146,58 @@ def test_a_lora_of_the_host_can_be_saved(nodes, lora, output):
 
 
 def test_a_failed_write_leaves_no_file(nodes, lora, output, monkeypatch):
-    files = nodes("domaingallery_core.lora_files")
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
 
-    def full(tensors, path, metadata=None):
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(nodes("domaingallery_core.files").os, "fsync", full)
     with pytest.raises(Exception, match="No space left on device"):
         save(nodes, lora)
 
     assert not list(output.rglob("*.*"))
+
+
+def test_a_number_that_another_process_took_meanwhile_is_left_to_it(nodes, lora, output, monkeypatch):
+    first = Path(save(nodes, lora)[0])
+    before = first.read_bytes()
+    saving = nodes("nodes.saving")
+    place = saving.place_of("sketch")
+    monkeypatch.setattr(saving, "place_of", lambda name: (place[0], place[1], 1, place[3]))
+
+    second = Path(save(nodes, {name: tensor + 1 for name, tensor in lora.items()})[0])
+
+    assert second.name == "sketch_00002_.safetensors" and first.read_bytes() == before
+
+
+def test_whatever_is_in_the_place_of_a_file_or_folder_is_named_or_passed_over(nodes, lora, output, tmp_path):
+    (output / "loras" / "sketch_00001_.safetensors").mkdir(parents=True)
+    assert Path(save(nodes, lora)[0]).name == "sketch_00002_.safetensors"
+    (output / "loras" / "file").write_bytes(b"")
+    with pytest.raises(Exception, match="Expected to write"):
+        save(nodes, lora, "file/sketch")
+    with pytest.raises(Exception, match="Expected to write"):
+        save(nodes, lora, "x" * 300)
+    (output / "loras" / "out").symlink_to("/")
+    with pytest.raises(Exception, match="which a link leads out of"):
+        save(nodes, lora, "out/sketch")
+
+
+def test_a_folder_of_loras_that_is_a_link_is_taken(nodes, lora, output, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (output / "loras").symlink_to(elsewhere)
+
+    save(nodes, lora)
+
+    assert [path.name for path in elsewhere.iterdir()] == ["sketch_00001_.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"), [("a\0b", "U+0000"), ("a\ud800", "U+D800"), ("x" * 10_001, "at most 10000")]
+)
+def test_names_that_no_disk_takes_are_named(nodes, lora, output, name, sign):
+    node = nodes("nodes.saving").DomainGallerySaveLora
+
+    with pytest.raises(Exception, match=re.escape(sign)):
+        node.execute(lora=lora, name=name, key_format="comfyui")
 
 
 def test_weights_that_are_not_finite_are_not_saved(nodes, lora, output):

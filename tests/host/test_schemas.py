@@ -16,7 +16,7 @@ INPUTS = {
         "model", "vae", "prompts", "count", "width", "height", "steps", "cfg", "sampler_name", "scheduler",
         "batch_size", "seed",
     ],
-    "DomainGalleryLoadImages": ["folder"],
+    "DomainGalleryLoadImages": ["folder", "largest_side"],
     "DomainGalleryDataset": [
         "vae", "source_images", "target_images", "prompts", "masks", "categories", "fit", "flip", "held_out",
     ],
@@ -64,7 +64,7 @@ INPUTS = {
 }  # fmt: skip
 OUTPUTS = {
     "DomainGalleryPrompts": ["DG_PROMPTS", *["CONDITIONING"] * 4],
-    "DomainGallerySourceImages": ["IMAGE"],
+    "DomainGallerySourceImages": ["DG_SOURCE", "IMAGE"],
     "DomainGalleryLoadImages": ["IMAGE", "STRING"],
     "DomainGalleryDataset": ["DG_DATASET"],
     "DomainGalleryErase": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
