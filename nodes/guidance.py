@@ -107,6 +107,16 @@ def enhance_model(model: ModelPatcher, enhancement: Enhancement | None) -> Model
     return patched
 
 
+def patches_attention(options: dict[str, Any]) -> bool:
+    """Tell whether a MODEL carries patches of its attention, which may know positive and negative alone.
+
+    A base is evaluated apart from these then, marked as the host marks a negative, the second of two.
+    """
+    given = options.get("transformer_options", {})
+    places = {**given.get("patches", {}), **given.get("patches_replace", {})}
+    return any(name.startswith("attn") and patches for name, patches in places.items())
+
+
 class EnhancedSampling:
     """Wrap the sampling runs of a MODEL in enhancements."""
 
@@ -200,9 +210,13 @@ class _Run:
         asked = any(cond is self.rows["positive"] for cond in conds)
         if not self.active or self.predictions is not None or not asked:
             return executor(model, conds, *args)
-        rows = [*conds, *(row for row in self._wanted() if not any(row is cond for cond in conds))]
-        out = executor(model, rows, *args)
-        self.predictions = {id(row): x0 for row, x0 in zip(rows, out, strict=True) if row is not None}
+        more = [row for row in self._wanted() if not any(row is cond for cond in conds)]
+        together, apart = ([], more) if patches_attention(self.guider.model_options) else (more, [])
+        out = executor(model, [*conds, *together], *args)
+        found = zip([*conds, *together], out, strict=True)
+        self.predictions = {id(row): x0 for row, x0 in found if row is not None}
+        for row in apart:
+            self.predictions[id(row)] = executor(model, [None, row], *args)[1]
         return out[: len(conds)]
 
     def post_cfg(self, args: dict[str, Any]) -> Tensor:
@@ -214,19 +228,22 @@ class _Run:
         self.predictions = predictions
         missing = [row for row in self._wanted() if id(row) not in predictions]
         if missing:  # something else than the host's own sampling function evaluates the rows
-            out = comfy.samplers.calc_cond_batch(
-                args["model"], missing, args["input"], args["sigma"], args["model_options"]
-            )
-            predictions.update({id(row): x0 for row, x0 in zip(missing, out, strict=True)})
-        found = {name: predictions.get(id(row)) for name, row in self.rows.items()}
+            apart = patches_attention(self.guider.model_options)
+            for rows in [[None, row] for row in missing] if apart else [missing]:
+                out = comfy.samplers.calc_cond_batch(
+                    args["model"], rows, args["input"], args["sigma"], args["model_options"]
+                )
+                found = zip(rows, out, strict=True)
+                predictions.update({id(row): x0 for row, x0 in found if row is not None})
+        known = {name: predictions.get(id(row)) for name, row in self.rows.items()}
         for name, strength in self.active.items():
             enhancement = self.bases[name]
             term = guidance.direction(
-                found.get("negative"), found.get("positive"), found[name], mode=enhancement.mode
+                known.get("negative"), known.get("positive"), known[name], mode=enhancement.mode
             )
             denoised = guidance.add_enhancement(
                 denoised, term, guidance_scale=args["cond_scale"], enhancement=strength
             )
             if enhancement.rescale:
-                denoised = guidance.rescale(denoised, found["positive"], amount=enhancement.rescale)
+                denoised = guidance.rescale(denoised, known["positive"], amount=enhancement.rescale)
         return denoised

@@ -93,7 +93,7 @@ def test_source_images_are_kept_when_the_drawing_is_cancelled(host):
     assert 5 <= len(drawn) < 40
     assert len(kept() - before) == 40
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-    assert len(outputs["show"]["images"]) == 40
+    assert len(outputs["show"]["images"]) == 16  # of those to look at
 
 
 def test_an_identifier_of_many_tokens_is_warned_about_on_the_node(host):

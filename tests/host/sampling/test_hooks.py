@@ -103,3 +103,55 @@ def test_a_model_is_left_as_it_was(nodes, model, prompts):
 
     assert torch.equal(predict(model, prompts.target, prompts.empty, cfg=3.0)[0], before)
     assert torch.equal(predict(enhanced, prompts.target, prompts.empty, cfg=3.0)[0], first)
+
+
+def two_rows_alone(model, seen):
+    """Put a patch on a MODEL that knows positive and negative and no more, as those of other packs do."""
+
+    def replace(q, k, v, options):
+        rows = options["cond_or_uncond"]
+        seen.append(list(rows))
+        assert set(rows) <= {0, 1} and q.shape[0] % len(rows) == 0
+        out = host_module("comfy.ldm.modules.attention").attention_pytorch(q, k, v, options["n_heads"])
+        parts = list(out.chunk(len(rows)))
+        for i, row in enumerate(rows):
+            parts[i] = parts[i] * (1.5 if row == 0 else 1.0)
+        return torch.cat(parts)
+
+    patched_model = model.clone()
+    patched_model.set_model_attn2_replace(replace, "middle", 0)
+    return patched_model
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_beside_patches_of_attention_the_base_is_evaluated_apart_as_a_negative(nodes, model, prompts, mode):
+    """Such patches know the rows 0 and 1 alone; the sum is that of the rows evaluated one by one."""
+    seen: list[list[int]] = []
+    both = two_rows_alone(model, seen)
+    enhanced = patched(nodes, both, mode=mode, enhancement=0.7, prompts=prompts)
+    plain, _ = predict(both, prompts.target, prompts.empty, cfg=3.0)
+    seen.clear()
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    assert rows == [2, 1] and {tuple(each) for each in seen} == {(1, 0), (1,)}
+    base = prompts.bare if mode == "V-uncond" else prompts.source
+    negative, positive = alone_as(both, prompts.empty, 1), alone_as(both, prompts.target, 0)
+    b = alone_as(both, base, 1)
+    direction = b - negative if mode == "V-uncond" else positive - b
+    close(plain, negative + 3.0 * (positive - negative))
+    close(found, plain + 3.0 * 0.7 * direction)
+
+
+def alone_as(model, conditioning, number):
+    """Return the x0 of one conditioning, marked as the host marks that row."""
+    evaluated = {}
+    hooked = model.clone()
+
+    def keep(args):
+        evaluated["x0"] = args["cond_denoised" if number == 0 else "uncond_denoised"]
+        return args["denoised"]
+
+    hooked.set_model_sampler_post_cfg_function(keep, disable_cfg1_optimization=True)
+    predict(hooked, conditioning, conditioning, cfg=3.0)
+    return evaluated["x0"]
