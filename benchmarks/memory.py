@@ -117,7 +117,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
            for name in ("target", "source", "bare", "empty")},
     )  # fmt: skip
     options = sockets.TrainingOptions(batch_size=arguments.batch)
-    plan = training.plan_of("domaingallery", arguments.steps, 1e-4, 0, options, erasure=0.0)
+    plan = modules["nodes.plans"].plan_of("domaingallery", arguments.steps, 1e-4, 0, options, erasure=0.0)
     if arguments.measure == "activations":
         return found | activations(modules, model, prompts, dataset, plan, arguments.checkpointing)
     run_options = sockets.RunOptions(gradient_checkpointing=arguments.checkpointing)

@@ -105,7 +105,7 @@ def train(
     device = adapter.parameters()[0].device
     with _training_mode(plan, device):
         dataset = dataset.restricted(**plan.reads()).map(_ordinary_tensor)
-        _check_similarity(dataset, plan)
+        check_similarity(dataset, plan)
         conditions = _ordinary_conditions(conditions, plan, monitor, device)
         run = _Run(denoiser, adapter, dataset, conditions, plan, monitor or Monitor(), on_step, checkpoints)
         try:
@@ -331,7 +331,7 @@ def _training_mode(plan: TrainingPlan, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _check_similarity(dataset: Dataset, plan: TrainingPlan) -> None:
+def check_similarity(dataset: Dataset, plan: TrainingPlan) -> None:
     """Raise InputError where the similarity term would compare images with themselves."""
     counts = [len(part.source) for part in dataset.parts() if part.source is not None]
     if plan.uses("similarity") and min(counts, default=0) < 3:

@@ -18,6 +18,7 @@ from ..domaingallery_core.generators import generator
 from ..domaingallery_core.images import CROPS, Size, bucket_sizes, nearest_bucket
 from .encoding import encode, images_of
 from .node import Node
+from .preflight import check_ahead
 from .progress import node_id, say
 from .sockets import CATEGORY, Dataset, LatentDataset, Prompts, Source, SourceLatents
 
@@ -107,7 +108,7 @@ class DomainGalleryDataset(Node):
                     "validation loss is measured on them.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             outputs=[Dataset.Output(display_name="dataset", tooltip="For the training nodes.")],
         )
 
@@ -116,6 +117,7 @@ class DomainGalleryDataset(Node):
         cls, vae, source_images, target_images=None, prompts=None, masks=None, categories=None, fit=None,
         flip=None, held_out=None,
     ) -> io.NodeOutput:  # fmt: skip
+        check_ahead(cls)
         fit, flip, held_out = (given[0] if given else None for given in (fit, flip, held_out))
         words = [part.category for part in prompts[0].parts()] if prompts else [None]
         size, sources = by_category(source_images, words)

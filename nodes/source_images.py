@@ -22,6 +22,7 @@ from .encoding import at_once, decoded
 from .host import check_text_encoder
 from .identity import is_told, model_identity
 from .node import Node
+from .preflight import check_ahead
 from .progress import Progress, duration, node_id
 from .sampling_inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
 from .sockets import CATEGORY, DomainPrompts, Prompts, Source, SourceLatents
@@ -86,13 +87,14 @@ class DomainGallerySourceImages(Node):
                     tooltip=f"The first {SHOWN} images of each category, to look at.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     def execute(
         cls, model, vae, prompts, count, width, height, steps, cfg, sampler_name, scheduler, batch_size, seed
     ) -> io.NodeOutput:
+        check_ahead(cls)
         check_vae(model, vae)
         parts = prompts.parts()
         progress = Progress(node_id(cls), len(parts) * count * steps)

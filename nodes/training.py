@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import fields, replace
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -25,6 +24,8 @@ from .identity import WEIGHTS, model_identity
 from .live import Live, plot_image, preview_image
 from .node import Node
 from .pictures import VALIDATION
+from .plans import domain_plan, erasure_plan
+from .preflight import check_ahead, warn_of_rate
 from .progress import duration, node_id, warned
 from .run_options import checkpoints_of, monitor_of
 from .saving_memory import gradient_checkpointing, precision
@@ -40,6 +41,9 @@ from .sockets import (
 )
 from .training_data import Pair, check_parts, checked_category, training_data, with_prompts
 from .training_inputs import erased_input, option_inputs, training_inputs, training_outputs
+
+#: The learning rates of the paper, which the nodes have by themselves.
+RATES = {"erasure": 1e-4, "domaingallery": 5e-5, "personalization": 5e-5}
 
 
 def run(
@@ -66,6 +70,7 @@ def run(
     check_parts(domain, plan)
     options = options or RunOptions()
     live = Live(node, model, plan.steps)
+    warn_of_rate(plan, RATES[plan.method], model.model.diffusion_model)
     live.progress.say("looking at the model")
     base = model_identity(model)
     live.progress.say("loading the model")
@@ -178,15 +183,6 @@ def starting_weights(
     return weights, options or TrainingOptions(adapter=kind, rank=rank, alpha=alpha)
 
 
-def plan_of(
-    method: str, steps: int, learning_rate: float, seed: int, options: TrainingOptions, **weights: float
-) -> TrainingPlan:
-    """Return the plan of a run; `weights` overrides loss weights."""
-    settings = {f.name: getattr(options, f.name) for f in fields(options)}
-    settings |= {"adapter_kind": settings.pop("adapter"), "weights": replace(options.weights, **weights)}
-    return TrainingPlan(method=method, steps=steps, learning_rate=learning_rate, seed=seed, **settings)
-
-
 class DomainGalleryErase(Node):
     """Run stage 1, prior attribute erasure (paper section 4.1, Eq. 5a)."""
 
@@ -206,7 +202,7 @@ class DomainGalleryErase(Node):
                 "domaingallery",
             ],
             inputs=[
-                *training_inputs(500, 1e-4),
+                *training_inputs(500, RATES["erasure"]),
                 *option_inputs(),
                 Prompts.Input(
                     "subject_prompts",
@@ -222,7 +218,7 @@ class DomainGalleryErase(Node):
                 ),
             ],
             outputs=training_outputs(),
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -230,7 +226,8 @@ class DomainGalleryErase(Node):
         cls, model, prompts, dataset, steps, learning_rate, seed, options=None, run_options=None,
         subject_prompts=None, subject_dataset=None,
     ) -> io.NodeOutput:  # fmt: skip
-        plan = plan_of("erasure", steps, learning_rate, seed, options or TrainingOptions(), similarity=0.0)
+        check_ahead(cls)
+        plan = erasure_plan(steps, learning_rate, seed, options or TrainingOptions())
         also = None
         if subject_prompts is not None:
             also = subject_prompts, checked_category(subject_prompts, subject_dataset, prompts, dataset)
@@ -257,18 +254,19 @@ class DomainGalleryTrain(Node):
                 "domaingallery",
             ],
             inputs=[
-                *training_inputs(1000, 5e-5),
+                *training_inputs(1000, RATES["domaingallery"]),
                 erased_input("identifier and category"),
                 *option_inputs(),
             ],
             outputs=training_outputs(),
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     def execute(
         cls, model, prompts, dataset, steps, learning_rate, seed, erased=None, options=None, run_options=None
     ) -> io.NodeOutput:
+        check_ahead(cls)
         start, options = starting_weights(erased, options)
-        plan = plan_of("domaingallery", steps, learning_rate, seed, options, erasure=0.0)
+        plan = domain_plan(steps, learning_rate, seed, options)
         return run(model, prompts, dataset, plan, node_id(cls), start, run_options)

@@ -75,6 +75,28 @@ def checked_category(
     return shared
 
 
+def check_subject(
+    prompts: DomainPrompts, subject_prompts: DomainPrompts, subject_dataset: LatentDataset
+) -> None:
+    """Raise InputError unless the subject has a word and images of its own, of one category and size."""
+    if subject_prompts.identifier.casefold() == prompts.identifier.casefold():
+        raise InputError(
+            f"Expected different identifiers for domain and subject, got {prompts.identifier!r} for both. "
+            "Enter another rare word in the Domain Prompts of the subject."
+        )
+    if subject_prompts.more or subject_dataset.more:
+        raise InputError(
+            "Expected a subject of one category, with images of one size, got several. "
+            'Name one category, and set fit to "centre crop".'
+        )
+    with_prompts(subject_prompts, subject_dataset)
+    if subject_dataset.target is None:
+        raise InputError(
+            "Expected images of the subject, got a dataset without them. "
+            "Connect target_images of the Dataset node of the subject."
+        )
+
+
 def training_data(
     model: ModelPatcher,
     denoiser: HostDenoiser,

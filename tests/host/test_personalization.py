@@ -175,7 +175,7 @@ def test_each_size_has_the_conditions_of_its_size(nodes):
     data, sockets = nodes("nodes.training_data"), nodes("nodes.sockets")
     examples = nodes("domaingallery_core.datasets").Examples
     model, prompts = tiny_model(pooled=5), tiny_prompts(nodes, pooled=5)
-    plan = nodes("nodes.training").plan_of("erasure", 1, 1e-3, 0, sockets.TrainingOptions(), similarity=0.0)
+    plan = nodes("nodes.plans").plan_of("erasure", 1, 1e-3, 0, sockets.TrainingOptions(), similarity=0.0)
     wide = sockets.LatentDataset(source=examples(torch.zeros(3, 4, 4, 16)))
     both = replace(wide, source=examples(torch.zeros(3, 4, 8, 8)), more=(wide,))
 

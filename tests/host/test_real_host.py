@@ -135,7 +135,7 @@ BAD = [
     ("erase", {"steps": 0}, "validation", "smaller than min"),
     ("erase", {"learning_rate": -1.0}, "validation", "smaller than min"),
     ("erase", {"learning_rate": 0.0}, "execution", "learning_rate to be a finite number, more than 0"),
-    ("train", {"options": ["wide", 0]}, "execution", "with rank 4 and alpha 4, got one that differs"),
+    ("train", {"options": ["wide", 0]}, "execution", "with rank 4 and alpha 4, got one of rank 2"),
     ("train", {"learning_rate": 1.0, "steps": 10**9}, "validation", "bigger than max"),
     ("save", {"name": "../sketch"}, "execution", "inside the folder output/loras, got '../sketch'"),
     ("save", {"name": "/tmp/sketch"}, "execution", "inside the folder output/loras"),

