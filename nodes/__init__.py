@@ -9,6 +9,7 @@ from .closing import close_when_terminated
 from .datasets import DomainGalleryDataset
 from .demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
 from .folders import DomainGalleryLoadImages
+from .kept import DomainGalleryKept
 from .personalization import DomainGalleryPersonalize
 from .prompts import DomainGalleryPrompts
 from .run_options import DomainGalleryRunOptions
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     DomainGalleryOptions,
     DomainGalleryRunOptions,
     DomainGallerySaveLora,
+    DomainGalleryKept,
     DomainGalleryGuider,
     DomainGalleryEnhancement,
     DomainGalleryKSampler,

@@ -21,6 +21,7 @@ from ..domaingallery_core.latent_cache import LatentCache
 from .encoding import at_once, decoded
 from .host import check_text_encoder
 from .identity import is_told, model_identity
+from .kept import keep_within_bounds
 from .node import Node
 from .preflight import check_ahead
 from .progress import Progress, duration, node_id
@@ -114,6 +115,7 @@ class DomainGallerySourceImages(Node):
             pictures = torch.cat([*decoded(vae, drawn[:SHOWN], at_once(height, width))])
             shown.append(pictures)
             sources.append(SourceLatents(latents=drawn, vae=vae, size=tuple(pictures.shape[1:3])))
+        keep_within_bounds()
         return io.NodeOutput(sources, shown)
 
 

@@ -21,6 +21,7 @@ from ..domaingallery_core.trainer import TrainingResult, train
 from .closing import kept_at_exit
 from .host import HostDenoiser, kohya_names, training
 from .identity import WEIGHTS, model_identity
+from .kept import keep_within_bounds
 from .live import Live, plot_image, preview_image
 from .node import Node
 from .pictures import VALIDATION
@@ -90,6 +91,7 @@ def run(
                 identity = run_identity(adapter, data, conditions, plan, base) | {"computes in": str(dtype)}
                 checkpoints = checkpoints_of(options, prompts.target_text, plan.method, identity)
                 claim.enter_context(checkpoints.claimed())
+                keep_within_bounds()  # which leaves what is claimed
                 live.checkpoints = checkpoints
                 result = train(
                     denoiser, adapter, data, conditions, plan, live.show, checkpoints=checkpoints,

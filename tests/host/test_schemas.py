@@ -42,6 +42,7 @@ INPUTS = {
         "preview_every", "preview_count", "preview_steps", "preview_cfg", "validate_every",
         "checkpoint_every", "keep", "resume", "run_name", "gradient_checkpointing",
     ],
+    "DomainGalleryKept": ["clear"],
     "DomainGallerySaveLora": ["lora", "name", "key_format"],
     "DomainGalleryGuider": [
         "model", "positive", "negative", "prompts", "mode", "cfg", "enhancement", "base", "start_percent",
@@ -73,6 +74,7 @@ OUTPUTS = {
     "DomainGalleryOptions": ["DG_OPTIONS"],
     "DomainGalleryRunOptions": ["DG_RUN"],
     "DomainGallerySaveLora": ["STRING"],
+    "DomainGalleryKept": ["STRING"],
     "DomainGalleryGuider": ["GUIDER"],
     "DomainGalleryEnhancement": ["MODEL"],
     "DomainGalleryKSampler": ["LATENT"],
