@@ -127,12 +127,12 @@ def other_caption(folder: Path) -> None:
 BAD: list[tuple[Any, dict[str, dict[str, Any]], str, str]] = [
     (broken_file, {}, "target", "got 1 that cannot: b.jpg"),
     (no_files, {}, "target", "Expected images in the folder 'faces and houses', got none"),
-    (small_file, {}, "dataset", "(number 1) of about 64 x 64 pixels"),
-    (other_caption, {}, "dataset", "image 1 to be of one of the categories face, house, got none in 'a car'"),
-    (None, {"dataset": {"prompts": None}}, "erase", "dataset of the categories face, house, got one without"),
+    (small_file, {}, "source", "(number 1) of about 64 x 64 pixels"),
+    (other_caption, {}, "source", "image 1 to be of one of the categories face, house, got none in 'a car'"),
+    (None, {"dataset": {"prompts": None}}, "source", "dataset of the categories face, house, got one without"),
     (None, {"dataset": {"masks": ["mask", 0]}}, "dataset", "a mask for each of the 3 images"),
     (None, {"dataset": {"held_out": 1}}, "dataset", "images to learn from besides 1 held out, got 1"),
-    (None, {"source": {"count": 2}}, "train", "at least 3 source images of each category"),
+    (None, {"source": {"count": 2}}, "source", "at least 3 source images of each category"),
     (None, {"source": {"vae": ["pixels", 0]}}, "source", "Expected the VAE of this model"),
     (None, {"words": {"category": "face, Face"}}, "words", "got 'face' more than once"),
 ]
