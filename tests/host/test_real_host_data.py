@@ -129,7 +129,12 @@ BAD: list[tuple[Any, dict[str, dict[str, Any]], str, str]] = [
     (no_files, {}, "target", "Expected images in the folder 'faces and houses', got none"),
     (small_file, {}, "source", "(number 1) of about 64 x 64 pixels"),
     (other_caption, {}, "source", "image 1 to be of one of the categories face, house, got none in 'a car'"),
-    (None, {"dataset": {"prompts": None}}, "source", "dataset of the categories face, house, got one without"),
+    (
+        None,
+        {"dataset": {"prompts": None}},
+        "source",
+        "dataset of the categories face, house, got one without",
+    ),
     (None, {"dataset": {"masks": ["mask", 0]}}, "dataset", "a mask for each of the 3 images"),
     (None, {"dataset": {"held_out": 1}}, "dataset", "images to learn from besides 1 held out, got 1"),
     (None, {"source": {"count": 2}}, "source", "at least 3 source images of each category"),
