@@ -79,8 +79,11 @@ class Checkpoints:
             for folder in self._folders():
                 if stack.enter_context(claimed(folder)):
                     self.place = folder
-                    clear_leftovers(folder)
                     break
+            for folder in filter(Path.is_dir, self._folders()):
+                clear_leftovers(folder)
+                with claimed(folder):  # the lock of a process that was killed goes with this
+                    pass
             yield
 
     def load(self, restore: Callable[[Checkpoint], None]) -> Checkpoint | None:
