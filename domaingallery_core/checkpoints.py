@@ -56,6 +56,7 @@ class Checkpoints:
         resume: whether a run that was stopped goes on; otherwise its checkpoints are replaced.
         interval: seconds after which one is written in any case.
         saved: the last file that was written or gone on from.
+        finished: whether the run is done, and what a finished run needs no more is being removed.
         place: the folder that is claimed: `folder`, or one beside it.
     """
 
@@ -66,6 +67,7 @@ class Checkpoints:
     resume: bool = True
     interval: float = INTERVAL
     saved: Path | None = None
+    finished: bool = False
     place: Path = field(init=False)
     _written: float = field(init=False)
 
@@ -105,7 +107,7 @@ class Checkpoints:
                     )
                 restore(checkpoint)
             except FileError as error:
-                log.warning("The checkpoint %s is passed over. %s", path.name, error)
+                log.warning("The checkpoint %s is passed over. %s", path.name, str(error))
                 continue
             self.saved = path
             return checkpoint
@@ -126,7 +128,7 @@ class Checkpoints:
         try:
             save_checkpoint(path, checkpoint)
         except FileError as error:
-            log.warning("Step %d is not kept. %s", checkpoint.step, error)
+            log.warning("Step %d is not kept. %s", checkpoint.step, str(error))
             return False
         if not self.resume:
             self._clear(but=path)
@@ -143,8 +145,8 @@ class Checkpoints:
     def finish(self) -> None:
         """Remove what a finished run needs no more."""
         if self.every == 0:
+            self.saved, self.finished = None, True
             self._clear()
-            self.saved = None
 
     def _clear(self, but: Path | None = None) -> None:
         """Remove the checkpoints of the run, those of processes that are gone as well."""

@@ -40,7 +40,7 @@ class LatentCache:
         try:
             tensors, metadata = load_tensors(path)
         except FileError as error:
-            log.warning("Image %d is drawn again. %s", number, error)
+            log.warning("Image %d is drawn again. %s", number, str(error))
             return None
         latent = tensors.get(LATENT)
         if latent is None or tuple(latent.shape) != tuple(shape) or metadata.get(BLOCK) != str(block):
@@ -73,7 +73,7 @@ class LatentCache:
         return fitting
 
     def _refused(self, error: FileError) -> None:
-        log.warning("Source images are no longer kept. %s", error)
+        log.warning("Source images are no longer kept. %s", str(error))
         self.folder = None
 
 

@@ -189,7 +189,7 @@ class _Run:
             return
         if self.state.whole and self.kept < self.state.step:
             self._keep()
-        if not self.state.whole or self.kept < self.state.step:
+        if self.kept < self.state.step:
             back = f"goes on from step {self.kept}" if self.kept > 0 else "begins anew"
             lost = f"The run was stopped after step {self.state.step} and could not be kept there; it {back}."
             log.warning("%s", lost)
@@ -314,7 +314,7 @@ def _optional(message: str, step: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning(message, step, error)
+        log.warning(message, step, str(error))  # whoever keeps the record keeps no tensors
 
 
 @contextlib.contextmanager

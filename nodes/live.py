@@ -66,10 +66,12 @@ class Live:
         return "JPEG", stacked(parts), PICTURE_SIZE
 
     def stopped(self) -> None:
-        """Say where a run that ends early is kept."""
+        """Say where a run that ends early is kept, or that it is not any more."""
         text = self._kept("stopped; kept in {}. Run the same again to go on.")
         if text:
             self.progress.say(text)
+        elif self.checkpoints is not None and self.checkpoints.finished:
+            log.warning("The run was stopped when it was done, and is not kept. The same again begins anew.")
 
     def _kept(self, text: str) -> str:
         """Return a text with the file of the newest checkpoint; nothing where there is none."""
@@ -87,7 +89,7 @@ def attempt(what: str, make: Callable[[], T]) -> T | None:
     try:
         return make()
     except Exception as error:
-        log.warning("Expected to make %s, got: %s. What is trained is not touched by it.", what, error)
+        log.warning("Expected to make %s, got: %s. What is trained is not touched by it.", what, str(error))
         return None
 
 

@@ -22,7 +22,7 @@ from .closing import kept_at_exit
 from .host import HostDenoiser, kohya_names, training
 from .identity import WEIGHTS, model_identity
 from .kept import keep_within_bounds
-from .live import Live, plot_image, preview_image
+from .live import Live, attempt, plot_image, preview_image
 from .node import Node
 from .pictures import VALIDATION
 from .plans import domain_plan, erasure_plan
@@ -104,11 +104,12 @@ def run(
                 kohya_names=kohya_names(model),
             )
             pictures = plot_image(result), preview_image(model, dataset.vae, result)
+            # What was trained stays on the disk until nothing is left that could fail.
+            attempt("room on the disk, without the checkpoints", checkpoints.finish)
+            attempt("the folder of the run free for others", claim.close)
         except BaseException:
             live.stopped()
             raise
-        # What was trained stays on the disk until nothing is left that could fail.
-        checkpoints.finish()
     live.progress.say(summary(result))
     return io.NodeOutput(lora, loss_map(result), *pictures, ui=interface(result))
 
