@@ -23,6 +23,8 @@ log = logging.getLogger("domaingallery")
 HEADER = "domaingallery.checkpoint"
 #: Seconds between two checkpoints where no number of steps is asked for.
 INTERVAL = 180.0
+#: A message names at most so many differences between two runs.
+MOST_NAMED = 6
 #: How many processes may be at the same run at once, each in a folder of its own.
 MOST_AT_ONCE = 9
 
@@ -101,9 +103,11 @@ class Checkpoints:
             try:
                 checkpoint = load_checkpoint(path)
                 if changed := differences(checkpoint.identity, self.identity):
+                    more = [f"and {len(changed) - MOST_NAMED} more"] if len(changed) > MOST_NAMED else []
+                    named = "; ".join(changed[:MOST_NAMED] + more)
                     raise InputError(
-                        f"Expected to go on with the run in {path.parent.name!r}, got another one: "
-                        f"{'; '.join(changed)}. Set these back, choose another run name, or start over."
+                        f"Expected to go on with the run in {path.parent.name!r}, got another one: {named}. "
+                        "Set these back, choose another run name, or start over."
                     )
                 restore(checkpoint)
             except FileError as error:

@@ -93,8 +93,13 @@ def run_identity(
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return, in words, where two identities of runs differ.
 
-    A long hash is not shown. Values of nested mappings are named with a dot.
+    A long hash is not shown, nor what is long. Values of nested mappings are named with a dot.
     """
+
+    def short(value: Any) -> str:
+        text = ascii(value)
+        return text if len(text) <= 60 else f"{text[:60]}..."
+
     found = []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
@@ -102,8 +107,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
             found += differences(old, new, f"{prefix}{name}.")
         elif old != new:
             hashed = any(isinstance(value, str) and len(value) == 64 for value in (old, new))
-            words = "differs" if hashed else f"was {old!r} and is {new!r}"
-            found.append(f"{prefix}{name} {words}")
+            words = "differs" if hashed else f"was {short(old)} and is {short(new)}"
+            found.append(f"{prefix}{short(str(name))[1:-1]} {words}")
     return found
 
 

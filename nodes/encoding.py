@@ -11,6 +11,8 @@ from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from torch import Tensor
 
 from ..domaingallery_core.datasets import Examples
+from ..domaingallery_core.errors import InputError
+from .checks import shown
 from .progress import check_interrupt
 from .sockets import SourceLatents
 
@@ -35,7 +37,26 @@ def decoded(vae: Any, latents: Tensor, size: int) -> Iterator[Tensor]:
     """Yield the images (1 H W C each) of latents (N C ...), `size` of them decoded at once."""
     for chunk in latents.split(size):
         check_interrupt()
-        yield from vae.decode(chunk).flatten(0, -4).split(1)  # video VAEs add a dimension for frames
+        yield from pixels(vae, chunk).split(1)
+
+
+def pixels(vae: Any, latents: Tensor) -> Tensor:
+    """Return what a VAE decodes latents (N C ...) to, as images (B H W C).
+
+    Raises:
+        InputError: they are no images, or not finite.
+    """
+    found = vae.decode(latents)
+    if found.ndim < 4 or found.numel() == 0:
+        raise InputError(
+            f"Expected images from the VAE, got {shown(found)}. Connect the VAE that belongs to the model."
+        )
+    if not bool(torch.isfinite(found).all()):
+        raise InputError(
+            "Expected images from the VAE, got pixels that are not finite. Use the VAE in float32: start the "
+            "host with --fp32-vae."
+        )
+    return found.flatten(0, -4)  # video VAEs add a dimension for frames
 
 
 def images_of(
@@ -64,6 +85,11 @@ def encode(vae: Any, images: Iterable[Tensor]) -> Examples:
     for chunk in chunks(images):
         check_interrupt()
         mean, deviation = encode_chunk(vae, chunk)
+        if mean.ndim < 4 or len(mean) != len(chunk) or not bool(torch.isfinite(mean).all()):
+            raise InputError(
+                f"Expected finite latents from the VAE, one of each of {len(chunk)} images, got "
+                f"{shown(mean)}. Use the VAE of the model, in float32 if there is NaN in it."
+            )
         latents.append(mean)
         deviations.append(deviation)
     known = [deviation for deviation in deviations if deviation is not None]

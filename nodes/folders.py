@@ -15,10 +15,13 @@ from torch import Tensor
 
 from ..domaingallery_core.errors import FileError, InputError
 from ..domaingallery_core.grids import image_to_tensor
+from .checks import shown
 from .node import Node
 from .progress import check_interrupt
 from .sockets import CATEGORY
 
+#: A message names at most so many files.
+MOST_NAMED = 5
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -113,7 +116,7 @@ def load_all(files: list[Path], largest_side: int | None = None) -> list[Tensor]
     """Return images, each 1 H W 3 in 0..1, with sides of at most `largest_side` pixels.
 
     Raises:
-        FileError: some cannot be read; all of them are named.
+        FileError: some cannot be read; they are named.
     """
     images, broken = [], []
     for file in files:
@@ -121,14 +124,20 @@ def load_all(files: list[Path], largest_side: int | None = None) -> list[Tensor]
         try:
             images.append(load_image(file, largest_side))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            name = os.fsencode(file.name).decode(errors="replace")
-            broken.append(f"{name} ({getattr(error, 'strerror', None) or error})")
+            broken.append(f"{shown(file.name)} ({reason(error, file)})")
     if broken:
+        more = [f"and {len(broken) - MOST_NAMED} more"] if len(broken) > MOST_NAMED else []
         raise FileError(
             f"Expected {len(files)} images that can be read, got {len(broken)} that cannot: "
-            f"{'; '.join(broken)}. Save them again or take them out of the folder."
+            f"{'; '.join(broken[:MOST_NAMED] + more)}. Save them again or take them out of the folder."
         )
     return images
+
+
+def reason(error: Exception, file: Path) -> str:
+    """Return why a file cannot be read, in words, without its path."""
+    text = str(getattr(error, "strerror", None) or error)
+    return "it is no image" if str(file.parent) in text else text
 
 
 def load_image(file: Path, largest_side: int | None = None) -> Tensor:
@@ -186,4 +195,6 @@ def caption_of(file: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"Expected text in {path.name}, got: {error}. Save it again as UTF-8.") from error
+        raise FileError(
+            f"Expected text in {shown(path.name)}, got: {reason(error, path)}. Save it again as UTF-8."
+        ) from error

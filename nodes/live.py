@@ -18,6 +18,7 @@ from torch import Tensor
 from ..domaingallery_core.checkpoints import Checkpoints
 from ..domaingallery_core.grids import image_to_tensor, tensor_to_images
 from ..domaingallery_core.trainer import StepEvent, TrainingResult
+from .encoding import pixels
 from .pictures import plot, shown_steps, stacked, strip
 from .progress import Progress, check_interrupt, duration
 
@@ -150,5 +151,5 @@ def decoded(model: ModelPatcher, vae: Any, latents: Tensor) -> list[Image.Image]
     images = []
     for rows in model.model.process_latent_out(latents).split(DECODED_AT_ONCE):
         check_interrupt()
-        images.append(vae.decode(rows))
-    return tensor_to_images(torch.cat(images).flatten(0, -4))
+        images.append(pixels(vae, rows))
+    return tensor_to_images(torch.cat(images))

@@ -10,6 +10,7 @@ from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.categories import split_categories
 from ..domaingallery_core.errors import InputError
+from .checks import check_conditioning, shown
 from .node import Node
 from .sockets import CATEGORY, Conditioning, DomainPrompts, Prompts
 
@@ -68,7 +69,9 @@ class DomainGalleryPrompts(Node):
         words = [checked_words(identifier, word)[1] for word in split_categories(category) or [""]]
 
         def encode(text: str) -> Conditioning:
-            return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+            encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+            check_conditioning(f"the prompt {shown(text)}", encoded, least=1)
+            return encoded
 
         bare, empty = encode(identifier), encode("")
         parts = [

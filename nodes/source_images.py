@@ -225,6 +225,11 @@ def draw(
             model, noise, steps, cfg, sampler_name, scheduler, prompts.source, prompts.empty, batch,
             callback=show, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=(seed + first) % SEEDS,
         ).to(batch.device)  # fmt: skip
+        if not bool(torch.isfinite(found).all()):
+            raise InputError(
+                "Expected images from the model, got latents that are not finite. Use the model in another "
+                "precision, or take patches off it."
+            )
         for i, latent in enumerate(found):
             if known[i] is None:
                 cache.write(first + i, latent, len(batch))

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..domaingallery_core.errors import InputError
 from ..domaingallery_core.grids import labelled_grid
 from .conditionings import lacks_lora
+from .encoding import pixels
 from .guidance import NO_LORA, NONE, V_UNCOND, VN_N
 from .node import Node
 from .progress import Progress, duration, node_id
@@ -97,7 +98,7 @@ class DomainGallerySweep(Node):
                 progress.update(done, f"{before} of {len(guiders)} pictures, {duration(left)} left")
 
             latent = sample(guider, sampler_name, sigmas, latent_image, seed, show)
-            drawn[key] = vae.decode(latent["samples"]).flatten(0, -4)  # video VAEs add a dimension for frames
+            drawn[key] = pixels(vae, latent["samples"])
         progress.say(f"{len(guiders)} pictures in {duration(time.perf_counter() - started)}")
         if lacks_lora(model, map(convert_cond, (positive, negative))):
             progress.say(NO_LORA)

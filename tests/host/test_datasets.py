@@ -146,15 +146,18 @@ def test_words_that_cannot_work_are_named(nodes, identifier, category, message):
 
 
 def test_prompts_are_made_of_the_words(nodes):
+    read = []
+
     class Clip:
         def tokenize(self, text):
+            read.append(text)
             return text
 
-        def encode_from_tokens_scheduled(self, tokens):
-            return [[tokens, {}]]
+        def encode_from_tokens_scheduled(self, text):
+            return [[torch.tensor([[[float(len(text))]]]), {}]]
 
     out = nodes("nodes.prompts").DomainGalleryPrompts.execute(Clip(), " sks", "old face")
 
-    texts = [conditioning[0][0] for conditioning in out.result[1:]]
-    assert texts == ["a sks old face", "a old face", "sks", ""]
+    assert [conditioning[0][0].item() for conditioning in out.result[1:]] == [14, 10, 3, 0]
+    assert {"a sks old face", "a old face", "sks", ""} == {*read}
     assert (out[0].target_text, out[0].source_text) == ("a sks old face", "a old face")

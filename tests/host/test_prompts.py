@@ -11,7 +11,7 @@ def test_an_identifier_that_the_text_encoder_does_not_read_is_refused(nodes):
         """Knows no word of three letters."""
 
         def tokenize(self, text):
-            return [word for word in text.split() if len(word) != 3]
+            return ["begin", *(word for word in text.split() if len(word) != 3)]
 
         def encode_from_tokens_scheduled(self, tokens):
             return [[torch.tensor([[[float(len(word))] for word in tokens]]), {}]]
@@ -32,7 +32,7 @@ def test_an_identifier_of_many_tokens_is_warned_about(nodes, said):
             return {"l": [[(token, 1.0) for token in tokens + [2] * (40 - len(tokens))]]}
 
         def encode_from_tokens_scheduled(self, tokens):
-            return [[torch.tensor([float(token) for token, _ in tokens["l"][0]]), {}]]
+            return [[torch.tensor([[[float(token)] for token, _ in tokens["l"][0]]]), {}]]
 
     prompts = nodes("nodes.prompts")
 

@@ -17,7 +17,7 @@ def vae():
     def decode(samples):
         return samples[:, :3].movedim(1, -1).repeat_interleave(8, 1).repeat_interleave(8, 2)
 
-    return SimpleNamespace(decode=decode)
+    return SimpleNamespace(encode=decode, decode=decode)
 
 
 def sweep(nodes, model, prompts, **changes):
@@ -66,7 +66,10 @@ def test_the_grid_is_one_image(nodes, model, prompts):
         ({"enhancements": "1, nan"}, "numbers with commas between them, got 'nan'"),
         ({"start_percent": 0.9, "end_percent": 0.1}, "start_percent up to end_percent"),
         ({"cfg": float("nan")}, "cfg to be a finite number"),
-        ({"vae": SimpleNamespace(latent_channels=3)}, r"VAE of this model \(4 channels\), got one of 3"),
+        (
+            {"vae": SimpleNamespace(encode=print, decode=print, latent_channels=3)},
+            r"VAE of this model \(4 channels\), got one of 3",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_step(nodes, model, prompts, changes, message):
