@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import AdapterConfig, AdapterKind
-from .errors import AdapterError
+from .errors import AdapterError, shown
 
 #: The name of the adapter inside peft's layers.
 NAME = "domaingallery"
@@ -146,7 +146,7 @@ def describe(names: Mapping[str, Tensor]) -> tuple[AdapterKind, int, float]:
             return kind, int(rank), float(scale)  # type: ignore[return-value]
     raise AdapterError(
         "Expected a LoRA made by Erase Prior Attributes, got one with names such as "
-        f"{next(iter(names), '')!r}. Connect the lora output of that node."
+        f"{shown(next(iter(names), ''))}. Connect the lora output of that node."
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import adapter_kinds
 from .config import AdapterConfig
-from .errors import AdapterError
+from .errors import AdapterError, shown
 
 _ATTENTION = ("attn[12].to_[qkv]", "attn[12].to_out.0")
 #: Named sets of layers, as patterns.
@@ -35,7 +35,7 @@ def patterns(targets: str) -> tuple[str, ...]:
     if not found or len(targets) > LONGEST:
         raise AdapterError(
             f"Expected targets to be one of {', '.join(TARGETS)}, or patterns of layer names of at most "
-            f"{LONGEST} characters, got {targets[:80]!r}. Write for example attn2.to_*."
+            f"{LONGEST} characters, got {shown(targets)}. Write for example attn2.to_*."
         )
     return found
 
@@ -60,7 +60,7 @@ def target_modules(module: nn.Module, targets: str) -> dict[str, nn.Linear]:
     if not found:
         raise AdapterError(
             f"Expected targets to select linear layers of {type(module).__name__}, got none for "
-            f"{targets[:80]!r}. Use one of {', '.join(TARGETS)}, or patterns of layer names such as "
+            f"{shown(targets)}. Use one of {', '.join(TARGETS)}, or patterns of layer names such as "
             "attn2.to_*."
         )
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .errors import InputError
+from .errors import InputError, shown
 
 _COUNTED = re.compile(r"(\d+)\s*x?\s+(.+)")
 
@@ -20,7 +20,7 @@ def split_categories(text: str) -> list[str]:
     folded = [word.casefold() for word in words]
     if twice := [word for word, f in zip(words, folded, strict=True) if folded.count(f) > 1]:
         raise InputError(
-            f"Expected different categories, got {twice[0]!r} more than once. Name each once, such as "
+            f"Expected different categories, got {shown(twice[0])} more than once. Name each once, such as "
             '"face, house".'
         )
     return words
@@ -75,7 +75,7 @@ def _category_number(image: int, caption: str, categories: Sequence[str]) -> int
         found = "none" if not named else " and ".join(categories[i] for i in named)
         raise InputError(
             f"Expected image {image} to be of one of the categories {', '.join(categories)}, got {found} in "
-            f"{caption.strip()!r}. Name one of them for each image."
+            f"{shown(caption.strip())}. Name one of them for each image."
         )
     return named[0]
 

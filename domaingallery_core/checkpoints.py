@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import FileError, InputError
+from .errors import FileError, InputError, shown
 from .files import claimed, clear_leftovers, load_tensors, save_tensors
 from .fingerprints import differences
 
@@ -106,8 +106,8 @@ class Checkpoints:
                     more = [f"and {len(changed) - MOST_NAMED} more"] if len(changed) > MOST_NAMED else []
                     named = "; ".join(changed[:MOST_NAMED] + more)
                     raise InputError(
-                        f"Expected to go on with the run in {path.parent.name!r}, got another one: {named}. "
-                        "Set these back, choose another run name, or start over."
+                        f"Expected to go on with the run in {shown(path.parent.name)}, got another one: "
+                        f"{named}. Set these back, choose another run name, or start over."
                     )
                 restore(checkpoint)
             except FileError as error:

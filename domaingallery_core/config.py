@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
-from .errors import InputError
+from .errors import InputError, shown
 
 Method = Literal["erasure", "domaingallery", "dreambooth", "personalization"]
 SimilarityScale = Literal["released", "paper"]
@@ -31,7 +31,7 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raise InputError unless value is one of choices."""
     if value not in choices:
         raise InputError(
-            f"Expected {name} to be one of {', '.join(map(str, choices))}, got {value!r}. Choose one."
+            f"Expected {name} to be one of {', '.join(map(str, choices))}, got {shown(value)}. Choose one."
         )
 
 
@@ -56,7 +56,7 @@ def check_number(
         kind = "a whole number" if whole else "a finite number"
         bound = f"more than {least:g}" if above else f"at least {least:g}"
         limit = "" if math.isinf(most) else f" and at most {most:g}"
-        raise InputError(f"Expected {name} to be {kind}, {bound}{limit}, got {value!r}. Change {name}.")
+        raise InputError(f"Expected {name} to be {kind}, {bound}{limit}, got {shown(value)}. Change {name}.")
 
 
 class Plan:

@@ -9,6 +9,12 @@ DomainGalleryError
 A message says what was expected, what came, and what to do.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
 
 class DomainGalleryError(Exception):
     """Base of every error that the core raises on purpose.
@@ -41,3 +47,17 @@ class TrainingError(DomainGalleryError):
     """Raised when a training run cannot go on."""
 
     __module__ = "domaingallery"
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: short, and without what cannot be shown."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, Tensor):
+        return f"a tensor of {tuple(value.shape)} in {str(value.dtype).removeprefix('torch.')}"
+    if not isinstance(value, str | bool | int | float):
+        return f"a {type(value).__name__}"
+    if isinstance(value, int) and abs(value) > 10**30:
+        return f"a number of {value.bit_length()} bits"
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .errors import FileError
+from .errors import FileError, shown
 
 #: The key of the checksum in a file's metadata.
 CHECKSUM = "domaingallery.sha256"
@@ -72,7 +72,7 @@ def refused(path: Path, error: Exception) -> FileError:
     """Return the error for a file that cannot be written."""
     reason = getattr(error, "strerror", None) or error
     return FileError(
-        f"Expected to write {path.name[:80]!r} into {str(path.parent)[-200:]!r}, got: {reason}. "
+        f"Expected to write {shown(path.name)} into {str(path.parent)[-200:]!r}, got: {reason}. "
         "Check the name, and the space and the rights there."
     )
 

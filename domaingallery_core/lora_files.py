@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .adapter_kinds import PARTS
-from .errors import FileError
+from .errors import FileError, shown
 from .files import CHECKSUM, save_tensors
 
 KEY_FORMATS = ("comfyui", "kohya")
@@ -43,7 +43,7 @@ def comfyui_to_core(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if other := [name for name in tensors if not name.startswith(PREFIX)]:
         raise FileError(
-            f"Expected LoRA names that begin with {PREFIX!r}, got {other[0]!r}. "
+            f"Expected LoRA names that begin with {PREFIX!r}, got {shown(other[0])}. "
             "Use a LoRA of the diffusion model alone, saved in the comfyui format."
         )
     return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
@@ -77,7 +77,7 @@ def save_lora(
     for name, tensor in tensors.items():
         if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
             raise FileError(
-                f"Expected finite weights, got NaN, infinity or nothing in {name!r}. "
+                f"Expected finite weights, got NaN, infinity or nothing in {shown(name)}. "
                 "The file was not written."
             )
     save_tensors(path, _to_file(dict(tensors), key_format, key_map), metadata or {}, replace=replace)
@@ -107,7 +107,7 @@ def _split(name: str) -> tuple[str, str]:
         if name.endswith("." + part):
             return name[: -len(part) - 1], part
     raise FileError(
-        f"Expected names that end in one of {', '.join(_KOHYA)}, got {name!r}. "
+        f"Expected names that end in one of {', '.join(_KOHYA)}, got {shown(name)}. "
         "Use a LoRA, DoRA, LoHa or LoKr of the diffusion model."
     )
 
@@ -118,12 +118,13 @@ def _to_file(
     if key_format == "comfyui":
         return core_to_comfyui(tensors)
     if key_format != "kohya":
-        raise FileError(f"Expected a key format among {KEY_FORMATS!r}, got {key_format!r}. Choose one.")
+        raise FileError(f"Expected a key format among {KEY_FORMATS!r}, got {shown(key_format)}. Choose one.")
     split = {name: _split(name) for name in tensors}
     names = kohya_names(module for module, _ in split.values()) if key_map is None else key_map
     if unknown := [module for module, _ in split.values() if module not in names]:
         raise FileError(
-            f"Expected a kohya name for every layer, got none for {unknown[0]!r}. Save in the comfyui format."
+            f"Expected a kohya name for every layer, got none for {shown(unknown[0])}. "
+            "Save in the comfyui format."
         )
     return {f"{names[module]}.{_KOHYA[part]}": tensors[name] for name, (module, part) in split.items()}
 
@@ -136,7 +137,7 @@ def _from_kohya(tensors: dict[str, Tensor], key_map: Mapping[str, str] | None) -
         file_name, part = _split(name)
         if file_name not in modules:
             raise FileError(
-                f"Expected kohya names of this model's layers, got {file_name!r}. "
+                f"Expected kohya names of this model's layers, got {shown(file_name)}. "
                 "Use a LoRA made for this model."
             )
         found[f"{modules[file_name]}.{parts.get(part, part)}"] = tensor

@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..domaingallery_core.errors import InputError
+from ..domaingallery_core.errors import InputError, shown
 from .sockets import (
     Dataset,
     DomainPrompts,
@@ -210,17 +210,3 @@ KINDS: dict[str, Kind] = {
     Options.io_type: (_is(TrainingOptions), "options of Training Options", None),
     Run.io_type: (_is(RunOptions), "options of Run Options", None),
 }
-
-
-def shown(value: Any) -> str:
-    """Return a value as a message shows it: short, and without what cannot be shown."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, Tensor):
-        return f"a tensor of {tuple(value.shape)} in {str(value.dtype).removeprefix('torch.')}"
-    if not isinstance(value, str | bool | int | float):
-        return f"a {type(value).__name__}"
-    if isinstance(value, int) and abs(value) > 10**30:
-        return f"a number of {value.bit_length()} bits"
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

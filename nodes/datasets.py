@@ -13,7 +13,7 @@ from torch import Tensor
 from ..domaingallery_core import images as core_images
 from ..domaingallery_core.categories import category_numbers
 from ..domaingallery_core.datasets import Examples, turns
-from ..domaingallery_core.errors import InputError
+from ..domaingallery_core.errors import InputError, shown
 from ..domaingallery_core.generators import generator
 from ..domaingallery_core.images import CROPS, Size, bucket_sizes, nearest_bucket
 from .encoding import encode, images_of
@@ -130,7 +130,7 @@ class DomainGalleryDataset(Node):
             chosen = [p for p, n in zip(pictures, numbers, strict=True) if n == number]
             if pictures and not chosen:
                 raise InputError(
-                    f"Expected images of each category, got none of {word!r}. Add some, or leave the "
+                    f"Expected images of each category, got none of {shown(word)}. Add some, or leave the "
                     "category out of Domain Prompts."
                 )
             fitting = Fitting(vae[0], size, fit or FITS[0], bool(flip), held_out or 0)

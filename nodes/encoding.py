@@ -11,8 +11,7 @@ from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from torch import Tensor
 
 from ..domaingallery_core.datasets import Examples
-from ..domaingallery_core.errors import InputError
-from .checks import shown
+from ..domaingallery_core.errors import InputError, shown
 from .progress import check_interrupt
 from .sockets import SourceLatents
 

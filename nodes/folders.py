@@ -13,9 +13,8 @@ from comfy_api.v0_0_2 import io
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..domaingallery_core.errors import FileError, InputError
+from ..domaingallery_core.errors import FileError, InputError, shown
 from ..domaingallery_core.grids import image_to_tensor
-from .checks import shown
 from .node import Node
 from .progress import check_interrupt
 from .sockets import CATEGORY
@@ -91,7 +90,7 @@ def input_folder(folder: str) -> Path:
     path = os.path.abspath(os.path.join(base, folder))
     if not folder_paths.is_within_directory(base, path) or not os.path.isdir(path):
         raise InputError(
-            f"Expected a folder inside the input folder, got {folder!r}. Choose one of the list."
+            f"Expected a folder inside the input folder, got {shown(folder)}. Choose one of the list."
         )
     return Path(path)
 
@@ -106,7 +105,7 @@ def image_files(folder: Path) -> list[Path]:
     files = sorted(file for file in named if file.is_file() or file.is_symlink())
     if not files:
         raise InputError(
-            f"Expected images in the folder {folder.name!r}, got none. Put some there "
+            f"Expected images in the folder {shown(folder.name)}, got none. Put some there "
             f"({', '.join(sorted(s[1:] for s in SUFFIXES))})."
         )
     return files

@@ -12,7 +12,7 @@ import folder_paths
 from PIL import Image
 
 from ..domaingallery_core.categories import category_numbers, split_categories
-from ..domaingallery_core.errors import DomainGalleryError, InputError
+from ..domaingallery_core.errors import DomainGalleryError, InputError, shown
 from ..domaingallery_core.images import LARGEST_SCALE, Size, bucket_sizes, nearest_bucket
 from .folders import caption_of, image_files, input_folder
 from .prompt_graph import UNKNOWN, GraphNode, PromptGraph
@@ -137,7 +137,7 @@ class Foresight:
             count = numbers.count(number)
             if count == 0:
                 raise InputError(
-                    f"Expected images of each category, got none of {word!r}. Add some, or leave the "
+                    f"Expected images of each category, got none of {shown(word)}. Add some, or leave the "
                     "category out of Domain Prompts."
                 )
             if isinstance(held_out, int) and held_out >= count:

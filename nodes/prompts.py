@@ -9,8 +9,8 @@ import comfy.conds
 from comfy_api.v0_0_2 import io
 
 from ..domaingallery_core.categories import split_categories
-from ..domaingallery_core.errors import InputError
-from .checks import check_conditioning, shown
+from ..domaingallery_core.errors import InputError, shown
+from .checks import check_conditioning
 from .node import Node
 from .sockets import CATEGORY, Conditioning, DomainPrompts, Prompts
 
@@ -103,8 +103,8 @@ def token_warning(clip, identifier: str) -> str:
     if count <= MOST_TOKENS:
         return ""
     return (
-        f"Expected an identifier of at most {MOST_TOKENS} tokens, got {identifier!r} with {count}. It may "
-        "keep parts of what its pieces mean. Choose a shorter rare word, such as sks."
+        f"Expected an identifier of at most {MOST_TOKENS} tokens, got {shown(identifier)} with {count}. "
+        "It may keep parts of what its pieces mean. Choose a shorter rare word, such as sks."
     )
 
 
@@ -137,7 +137,7 @@ def checked_words(identifier: str, category: str) -> tuple[str, str]:
         raise InputError(f"Expected a category, got {category!r}. Enter a noun such as face.")
     if identifier.casefold() == category.casefold():
         raise InputError(
-            f"Expected an identifier that differs from the category, got {identifier!r} for both. "
+            f"Expected an identifier that differs from the category, got {shown(identifier)} for both. "
             "Enter a rare word such as sks as the identifier."
         )
     return identifier, category
@@ -151,7 +151,7 @@ def check_told_apart(prompts: DomainPrompts) -> None:
     """
     if comfy.conds.is_equal(prompts.target[0][0], prompts.source[0][0]):
         raise InputError(
-            f"Expected an identifier that the text encoder reads, got {prompts.identifier!r}: "
-            f"{prompts.target_text!r} and {prompts.source_text!r} are the same to it. "
+            f"Expected an identifier that the text encoder reads, got {shown(prompts.identifier)}: "
+            f"{shown(prompts.target_text)} and {shown(prompts.source_text)} are the same to it. "
             "Take another word or a shorter category."
         )

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..domaingallery_core.errors import FileError, InputError
+from ..domaingallery_core.errors import FileError, InputError, shown
 from ..domaingallery_core.files import clear_leftovers, refused
 from ..domaingallery_core.lora_files import KEY_FORMATS, comfyui_to_core, save_lora
 from .node import Node
@@ -67,7 +67,7 @@ class DomainGallerySaveLora(Node):
             except FileExistsError:  # another process was quicker
                 continue
         else:
-            raise FileError(f"Expected a free number for {name!r}, got none. Choose another name.")
+            raise FileError(f"Expected a free number for {shown(name)}, got none. Choose another name.")
         where = os.path.join("loras", subfolder).replace("\\", "/").rstrip("/")
         saved = {"filename": path.name, "subfolder": where, "type": "output"}
         return io.NodeOutput(str(path), ui={"loras": [saved], "text": [f"saved {where}/{path.name}"]})
@@ -84,8 +84,8 @@ def place_of(name: str) -> tuple[Path, str, int, str]:
     try:
         if not folder_paths.is_within_directory(base, os.path.join(base, os.path.dirname(prefix))):
             raise InputError(
-                f"Expected a name inside the folder output/loras, got {name!r}, which a link leads out of "
-                "it. Choose another name."
+                f"Expected a name inside the folder output/loras, got {shown(name)}, which a link leads "
+                "out of it. Choose another name."
             )
         folder, filename, number, subfolder, _ = folder_paths.get_save_image_path(prefix, base)
     except OSError as error:
@@ -104,7 +104,7 @@ def checked_name(name: str, folder: str = "output/loras") -> str:
     parts = windows.parts
     if not name or name[-1] in "/\\" or windows.anchor or PurePosixPath(name).is_absolute() or ".." in parts:
         raise InputError(
-            f"Expected a name inside the folder {folder}, got {name!r}. "
+            f"Expected a name inside the folder {folder}, got {shown(name)}. "
             "Enter a name without '..' or a leading slash."
         )
     return "/".join(parts)

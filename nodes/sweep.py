@@ -9,7 +9,7 @@ from comfy.sampler_helpers import convert_cond
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..domaingallery_core.errors import InputError
+from ..domaingallery_core.errors import InputError, shown
 from ..domaingallery_core.grids import labelled_grid
 from .conditionings import lacks_lora
 from .encoding import pixels
@@ -120,7 +120,7 @@ def checked_strengths(text: str) -> list[float]:
             strengths.append(math.nan)
         if not math.isfinite(strengths[-1]):
             raise InputError(
-                f"Expected numbers with commas between them, got {part!r} among the enhancements. "
+                f"Expected numbers with commas between them, got {shown(part)} among the enhancements. "
                 "Write for example 0, 0.5, 1."
             )
     strengths = list(dict.fromkeys(strengths))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..domaingallery_core.config import TrainingPlan
 from ..domaingallery_core.datasets import Dataset, Examples
 from ..domaingallery_core.denoiser import Conditions
-from ..domaingallery_core.errors import InputError
+from ..domaingallery_core.errors import InputError, shown
 from .host import HostDenoiser, training_latents
 from .sockets import DomainPrompts, LatentDataset
 
@@ -69,8 +69,8 @@ def checked_category(
         return dataset
     if prompts.more or first.more or prompts.category.casefold() != first.category.casefold():
         raise InputError(
-            f"Expected source images of {prompts.category!r}, got those of {first.category!r} alone. "
-            "Connect subject_dataset."
+            f"Expected source images of {shown(prompts.category)}, got those of {shown(first.category)} "
+            "alone. Connect subject_dataset."
         )
     return shared
 
@@ -81,8 +81,8 @@ def check_subject(
     """Raise InputError unless the subject has a word and images of its own, of one category and size."""
     if subject_prompts.identifier.casefold() == prompts.identifier.casefold():
         raise InputError(
-            f"Expected different identifiers for domain and subject, got {prompts.identifier!r} for both. "
-            "Enter another rare word in the Domain Prompts of the subject."
+            f"Expected different identifiers for domain and subject, got {shown(prompts.identifier)} for "
+            "both. Enter another rare word in the Domain Prompts of the subject."
         )
     if subject_prompts.more or subject_dataset.more:
         raise InputError(

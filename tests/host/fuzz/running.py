@@ -102,9 +102,9 @@ class Fuzz:
 
         def changed(part: io.Input) -> SearchStrategy[Any]:
             kinds = part.get_io_type().split(",")
-            hostile = [HOSTILE[kind] for kind in kinds]
-            allowed = self._allowed(part)
-            return st.one_of(*hostile, allowed, allowed, allowed).map(lambda value: self._quick(part, value))
+            hostile, allowed = st.one_of([HOSTILE[kind] for kind in kinds]), self._allowed(part)
+            drawn = st.booleans().flatmap(lambda friendly: allowed if friendly else hostile)
+            return drawn.map(lambda value: self._quick(part, value))
 
         def drawn(parts: list[io.Input]) -> SearchStrategy[Case]:
             return st.fixed_dictionaries({part.id: changed(part) for part in parts}).map(lambda v: (name, v))
