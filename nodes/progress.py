@@ -60,11 +60,14 @@ class Warnings(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a warning in."""
-        text = record.getMessage()
-        if text not in self.texts:
-            self.texts.append(text)
-            say(self.node, self.said)
+        """Take a warning in. That it cannot be shown ends nothing."""
+        try:
+            text = record.getMessage()
+            if text not in self.texts:
+                self.texts.append(text)
+                say(self.node, self.said)
+        except Exception:
+            self.handleError(record)
 
     def under(self, text: str) -> str:
         """Return a text with the latest warnings under it."""

@@ -104,14 +104,15 @@ def run(
                 kohya_names=kohya_names(model),
             )
             pictures = plot_image(result), preview_image(model, dataset.vae, result)
+            live.progress.say(summary(result))
+            output = io.NodeOutput(lora, loss_map(result), *pictures, ui=interface(result))
             # What was trained stays on the disk until nothing is left that could fail.
             attempt("room on the disk, without the checkpoints", checkpoints.finish)
             attempt("the folder of the run free for others", claim.close)
         except BaseException:
             live.stopped()
             raise
-    live.progress.say(summary(result))
-    return io.NodeOutput(lora, loss_map(result), *pictures, ui=interface(result))
+    return output
 
 
 def metadata(

@@ -56,6 +56,32 @@ def test_the_same_plan_gives_the_same_bytes(method, dropout):
     assert any(float(v.abs().max()) > 0 for k, v in first.state_dict.items() if "lora_B" in k)
 
 
+@pytest.mark.parametrize("most", [1e-3, 1e3])
+def test_gradients_are_clipped(monkeypatch, most):
+    """The optimizer gets none with a norm above that of the plan, and those below it as they are."""
+    before, given = [], []
+    clip, step = torch.nn.utils.clip_grad_norm_, torch.optim.AdamW.step
+
+    def norm(parameters):
+        return float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
+
+    def clipping(parameters, *options):
+        before.append(norm(parameters))
+        return clip(parameters, *options)
+
+    def stepping(optimizer, *rest):
+        given.append(norm([p for group in optimizer.param_groups for p in group["params"]]))
+        return step(optimizer, *rest)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipping)
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
+    run(plan(max_grad_norm=most))
+
+    assert len(given) == 4 and all(1e-3 < norm < 1e3 for norm in before)
+    expected = [min(norm, most) for norm in before]
+    assert given == pytest.approx(expected, rel=1e-3)
+
+
 def test_another_seed_gives_another_result():
     first, second = run(plan(seed=1)), run(plan(seed=2))
 
