@@ -86,3 +86,10 @@ def test_a_plan_knows_what_it_reads():
     assert not plan(method="erasure").needs_target()
     assert plan(denoise_guidance=3.0).needs_empty()
     assert plan(rank=8).adapter() == AdapterConfig(rank=8)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "rank", "steps", "accumulation", "denoise_steps"])
+@pytest.mark.parametrize("value", [0, 3.5])
+def test_counts_are_whole_and_above_zero(name, value):
+    with pytest.raises(InputError, match=f"Expected {name} to be"):
+        plan(**{name: value})

@@ -155,3 +155,9 @@ def test_a_run_without_target_images_reads_none_in_any_category():
         assert part.target is None and part.validation is None and part.source is not None
     with pytest.raises(InputError, match="target images"):
         Dataset(target=numbered(2), more=(Dataset(source=numbered(2)),)).restricted(target=True, source=False)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_variants_are_as_many_for_each_image(number):
+    with pytest.raises(ValueError, match="rows for each image, got 3 rows"):
+        Examples(torch.zeros(3, 4, 2, 2), variants=number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from domaingallery_core.denoiser import Condition, denoise_together
+from domaingallery_core.denoiser import Condition, Conditions, denoise_together
 
 
 def test_conditions_expand_as_views_and_join_row_by_row():
@@ -69,3 +69,25 @@ def test_each_prompt_gives_in_company_what_it_gives_alone():
 
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
     assert together.rows == [4, 4, 2]
+
+
+def test_constants_that_are_tensors_are_compared_whole():
+    def condition(*numbers):
+        return Condition({"context": torch.ones(1, 3, 2)}, {"sizes": torch.tensor(numbers)})
+
+    assert Condition.cat([condition(3, 4), condition(3, 4)]).shapes() == {"context": (2, 3, 2)}
+    for other in (condition(3, 5), condition(3, 4, 5)):
+        with pytest.raises(ValueError, match="Expected conditions that fit"):
+            Condition.cat([condition(3, 4), other])
+
+
+def test_the_subject_goes_with_each_category():
+    """Its prompts are read beside those of every part of the domain."""
+    one, other, subject = (
+        Conditions(target=Condition({"context": torch.full((1, 3, 2), float(n))})) for n in range(3)
+    )
+
+    conditions = Conditions(target=one.target, subject=subject, more=(other,))
+
+    assert conditions.part(0).target is one.target and conditions.part(1).target is other.target
+    assert conditions.part(0).subject is conditions.part(1).subject is subject

@@ -209,3 +209,20 @@ def test_a_file_has_the_rights_that_the_user_gives_new_files(tmp_path):
     (tmp_path / "b").touch()
 
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "b").stat().st_mode)
+
+
+def test_the_data_of_a_file_begin_at_a_multiple_of_eight(tmp_path):
+    """So they can be mapped as they are."""
+    for length in range(8):
+        save_tensors(tmp_path / "x", {"a": torch.ones(3)}, {"note": "n" * length})
+        assert int.from_bytes((tmp_path / "x").read_bytes()[:8], "little") % 8 == 0
+
+
+def test_what_was_begun_just_now_is_left_alone(tmp_path):
+    """Its writer may not have locked it yet."""
+    part = tmp_path / ".x.1.part"
+    part.write_bytes(b"")
+
+    clear_leftovers(tmp_path)
+
+    assert part.exists()

@@ -122,3 +122,21 @@ def test_values_a_little_beyond_are_taken_as_upscalers_leave_them():
 def test_batches_of_no_images_are_refused(images):
     with pytest.raises(InputError, match=r"Expected source images.*got"):
         check_batch(images, "source images")
+
+
+def test_a_mask_of_another_size_is_that_of_its_image():
+    mask = torch.zeros(4, 8)
+    mask[:, 4:] = 1
+
+    found = as_mask_image(mask, (8, 16))
+
+    assert found.shape == (1, 8, 16, 3)
+    assert float(found[0, :, :6].max()) == 0 and float(found[0, :, 10:].min()) == 1
+
+
+def test_the_sides_of_buckets_grow_with_the_size():
+    """At 512 they are multiples of 64, at 64 of 8."""
+    for side, step in ((512, 64), (64, 8), (1024, 64)):
+        sides = {each for size in bucket_sizes((side, side)) for each in size}
+        assert all(each % step == 0 for each in sides)
+        assert any(each % (2 * step) for each in sides)

@@ -11,6 +11,7 @@ from toys import WIDTH, ToyDenoiser, conditions, latents, network, random
 
 from domaingallery_core.datasets import Dataset, Examples
 from domaingallery_core.denoiser import Condition, Conditions
+from domaingallery_core.errors import InputError
 from domaingallery_core.generators import generator
 from domaingallery_core.monitor import LEVELS, Monitor, validation_loss, watched
 
@@ -82,3 +83,19 @@ def test_a_training_reads_the_loss_of_all_its_categories():
     base = validation_loss(ToyDenoiser(network()), watched(data, prompts), PLAN.batch_size)
     assert found[0].validation[0] == base
     assert found[1].validation[0] != base
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"validate_every": -1},
+        {"preview_every": 0.5},
+        {"previews": 0},
+        {"preview_steps": 0},
+        {"preview_cfg": -1.0},
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_work_are_named(changes):
+    with pytest.raises(InputError, match=f"Expected {next(iter(changes))} to be"):
+        Monitor(**changes)

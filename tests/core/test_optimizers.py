@@ -148,3 +148,10 @@ def test_eight_bits_without_bitsandbytes_are_refused_before_the_first_step(monke
 def test_settings_that_cannot_work_are_named(changes, message):
     with pytest.raises(InputError, match=message):
         replace(SIMPLE, **changes)
+
+
+def test_without_an_average_nothing_is_kept_for_one():
+    weights = {"a": nn.Parameter(torch.ones(2))}
+
+    assert MovingAverage(weights, 0.0).values == {}
+    assert MovingAverage(weights, 0.5).values.keys() == {"a"}

@@ -121,3 +121,10 @@ def test_guidance_without_an_empty_prompt_is_refused():
     denoiser = ToyDenoiser(network())
     with pytest.raises(ValueError, match="empty prompt"):
         recurrent_denoise(denoiser, latents(3, 1), 9, conditions().target, steps=2, guidance=2.0)
+
+
+def test_features_of_other_layers_are_refused():
+    one, other = random(2, 3, seed=1), random(2, 3, seed=2)
+    for given in (([one], [one, other]), ([], [])):
+        with pytest.raises(ValueError, match="Expected as many features twice"):
+            similarity_consistency(*given)

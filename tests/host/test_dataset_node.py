@@ -128,6 +128,16 @@ def test_images_are_held_out_of_the_training(nodes):
     assert torch.equal(dataset.validation.latents, PlainVae().encode(images[3:]))
 
 
+def test_what_is_held_out_is_cropped_at_the_centre_once(nodes):
+    """However those are cropped that are learned from, so that the validation loss compares."""
+    images = torch.rand(4, 32, 64, 3)
+
+    validation = execute(nodes, SOURCE, images, held_out=1, fit="random crop", flip=True).validation
+
+    assert validation.variants == 1
+    assert torch.equal(validation.latents, PlainVae().encode(images[3:, :, 16:48]))
+
+
 def test_images_go_to_their_category(nodes):
     images, sources = torch.rand(5, 32, 32, 3), [torch.rand(4, 32, 32, 3) for _ in range(2)]
     given = {"prompts": words(nodes, "face", "house")}
