@@ -115,7 +115,8 @@ def check_conditioning(name: str, value: Any, *, least: int = 0) -> None:
         raise InputError(f"Expected {name} to be encoded text, got none. Use the text encoder of the model.")
     for entry in value:
         paired = isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], dict)
-        if not paired or not _numbers(entry[0], least=2):
+        # The host allows none, for models that read something else in place of text.
+        if not paired or not (entry[0] is None or _numbers(entry[0], least=2)):
             raise InputError(
                 f"Expected {name} to be encoded text, got {shown(entry)} in it. Connect a text encoder."
             )
@@ -140,12 +141,13 @@ def check_latent(name: str, value: Any) -> None:
         InputError: it has not.
     """
     samples = value.get("samples")
-    if not (isinstance(samples, Tensor) and samples.is_nested) and not _numbers(samples, least=4):
+    nested = getattr(samples, "is_nested", False)  # several in one, of the host's own kind
+    if not nested and not _numbers(samples, least=4):
         raise InputError(
             f"Expected {name} to hold latents (B C H W), got {shown(samples)}. Connect Empty Latent Image or "
             "VAE Encode."
         )
-    if not samples.is_nested and not bool(torch.isfinite(samples).all()):
+    if not nested and not bool(torch.isfinite(samples).all()):
         raise InputError(f"Expected {name} of plain numbers, got some that are not finite. Make it anew.")
     mask, numbers = value.get("noise_mask"), value.get("batch_index")
     if mask is not None and not _numbers(mask, least=2):

@@ -84,10 +84,10 @@ def check_family(model: ModelPatcher, conds: list[Conditioning]) -> None:
     config = model.model.model_config.unet_config
     width = config.get("context_dim") if config.get("use_spatial_transformer") else None
     for tensor in (each[0] for cond in conds for each in cond):
-        if width and isinstance(tensor, Tensor) and tensor.shape[-1] != width:
+        if width and _width(tensor) != width:
             raise InputError(
                 f"Expected prompts encoded for this model, {width} numbers for a token, "
-                f"got {tensor.shape[-1]}. Connect the text encoder that belongs to the model."
+                f"got {_width(tensor)}. Connect the text encoder that belongs to the model."
             )
 
 

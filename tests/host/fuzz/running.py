@@ -238,7 +238,7 @@ class Fuzz:
             "area": {"area": (4, 4, 0, 0), "strength": 0.5, "set_area_to_bounds": False},
             "mask": {"mask": torch.ones(1, 64, 64), "mask_strength": 1.0, "set_area_to_bounds": False},
         }.get(extra, {})
-        entry = [given] if extra == "no options" else [given, options]
+        entry = [given] if extra == "no options" else [None if extra == "no text" else given, options]
         return [entry, entry] if extra == "twice" else [entry]
 
     def _latent(self, samples: Any, extra: str) -> dict[str, Any]:

@@ -52,6 +52,11 @@ CORPUS = [
         {"positive": Made("conditioning", (Made("tensor", ((1, 6, 16),)), "no options"))},
         "Expected positive to be encoded text, got a list",
     ),
+    (
+        "DomainGalleryKSampler",
+        {"positive": Made("conditioning", (None, "no text"))},
+        "Expected prompts encoded for this model, 16 numbers for a token, got 0",
+    ),
     ("DomainGalleryDemoImages", {"count": 2**70}, "Expected count to be a whole number from 1 to 1000"),
 ]
 

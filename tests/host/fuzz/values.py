@@ -96,7 +96,9 @@ CONDITIONINGS = st.one_of(
     st.builds(
         lambda given, extra: Made("conditioning", (given, extra)),
         tensors(1, 6, 16),
-        st.sampled_from(["none", "pooled", "bad pooled", "no options", "timesteps", "area", "mask", "twice"]),
+        st.sampled_from(
+            ["none", "pooled", "bad pooled", "no options", "no text", "timesteps", "area", "mask", "twice"]
+        ),
     ),
 )
 LATENTS = st.one_of(
