@@ -40,13 +40,14 @@ def main() -> int:
         sys.modules["folder_paths"].set_output_directory(str(output))
         sys.modules["folder_paths"].set_input_directory(f"{folder}/input")
         from tests.host.fuzz.files import Files, picture
+        from tests.host.fuzz.graphs import graphs, look
         from tests.host.fuzz.running import Fuzz, attempts
 
         Path(folder, "input/pictures").mkdir(parents=True)
         Path(folder, "input/pictures/one.png").write_bytes(picture("PNG", "RGB", (64, 64)))
         fuzz = Fuzz(lambda name: sys.modules[f"{pack.__name__}.{name}"])
         tried = {name: (fuzz.cases(name), fuzz.run) for name in fuzz.classes}
-        tried |= Files(fuzz, output).kinds()
+        tried |= Files(fuzz, output).kinds() | {"graph": (graphs(fuzz), lambda graph: look(fuzz, graph))}
         chosen = {name: both for name, both in tried.items() if arguments.only in name}
         shares = {name: SLOW.get(name, 1.0) for name in chosen}
         ends: Counter[str] = Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import pytest
@@ -16,7 +17,8 @@ SECONDS = 60
 def bench(nodes, comfy, output, monkeypatch):
     from tests.host.faults.scenario import Bench  # it imports the host
 
-    return Bench(nodes, output / "runs", monkeypatch.setattr)
+    yield Bench(nodes, output / "runs", monkeypatch.setattr)
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

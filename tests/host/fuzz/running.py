@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import threading
@@ -392,7 +393,7 @@ def limited() -> Iterator[None]:
 def unclear(text: str) -> str:
     """Return what a message lacks: what was expected, what came, what to do, in few plain words."""
     lacks = []
-    if not text.startswith("Expected "):
+    if not re.match(r"(.{1,120} \(node \w+\): )?Expected ", text):
         lacks.append("what was expected")
     if "got" not in text:
         lacks.append("what came")

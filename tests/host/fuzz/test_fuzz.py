@@ -98,10 +98,12 @@ def test_what_once_ended_otherwise(world, name, changes, text):
 
 
 def test_random_cases_end_as_they_may(world):
+    from tests.host.fuzz.graphs import graphs, look
     from tests.host.fuzz.running import attempts
 
     fuzz, files = world
     tried = {name: (fuzz.cases(name), fuzz.run) for name in fuzz.classes} | files.kinds()
+    tried["graph"] = graphs(fuzz), lambda graph: look(fuzz, graph)
     for name, (cases, run) in tried.items():
         ends, problems = attempts(cases, run, 40, 1, SECONDS / len(tried))
 
