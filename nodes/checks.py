@@ -135,16 +135,16 @@ def check_conditioning(name: str, value: Any, *, least: int = 0) -> None:
 
 
 def check_latent(name: str, value: Any) -> None:
-    """Check that a LATENT has samples (B C H W or more) without NaN, and what belongs to them.
+    """Check that a LATENT has samples (B C ...) without NaN, and what belongs to them.
 
     Raises:
         InputError: it has not.
     """
     samples = value.get("samples")
     nested = getattr(samples, "is_nested", False)  # several in one, of the host's own kind
-    if not nested and not _numbers(samples, least=4):
+    if not nested and not _numbers(samples, least=3):
         raise InputError(
-            f"Expected {name} to hold latents (B C H W), got {shown(samples)}. Connect Empty Latent Image or "
+            f"Expected {name} to hold latents (B C ...), got {shown(samples)}. Connect Empty Latent Image or "
             "VAE Encode."
         )
     if not nested and not bool(torch.isfinite(samples).all()):

@@ -10,11 +10,13 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sampler_helpers import convert_cond
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..domaingallery_core.errors import InputError, shown
 from .conditionings import check_encoder, check_family, lacks_lora
 from .guidance import NO_LORA, NONE, V_UNCOND, enhance_model, make_enhancement
 from .node import Node
@@ -97,11 +99,16 @@ def sample(
     seed: int,
     callback: Callable[[int, Tensor, Tensor, int], None],
 ) -> dict[str, Any]:
-    """Return a LATENT sampled from another, as KSampler does it."""
+    """Return a LATENT sampled from another, as KSampler does it.
+
+    Raises:
+        InputError: it is of another model, or what comes out is not finite.
+    """
     model, out = guider.model_patcher, latent.copy()
     ratios = (out.pop("downscale_ratio_spacial", None), out.pop("downscale_ratio_temporal", None))
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios)
-    out["samples"] = guider.sample(
+    check_latent_form(model, samples)
+    drawn = guider.sample(
         comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")),
         samples,
         comfy.samplers.sampler_object(sampler_name),
@@ -110,10 +117,26 @@ def sample(
         callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
-    ).to(
-        device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
     )
+    if not drawn.is_nested and not bool(torch.isfinite(drawn).all()):
+        raise InputError(
+            "Expected latents of plain numbers from the model, got some that are not finite. Lower cfg and "
+            "enhancement, or use the model in another precision."
+        )
+    management = comfy.model_management
+    out["samples"] = drawn.to(device=management.intermediate_device(), dtype=management.intermediate_dtype())
     return out
+
+
+def check_latent_form(model: ModelPatcher, samples: Tensor) -> None:
+    """Raise InputError unless latents (B C ...) have the channels and dimensions of those of a MODEL."""
+    form = model.get_model_object("latent_format")
+    channels, dimensions = form.latent_channels, form.latent_dimensions
+    if not samples.is_nested and (samples.shape[1], samples.ndim) != (channels, dimensions + 2):
+        raise InputError(
+            f"Expected latents of this model, with {channels} channels and {dimensions} dimensions, got "
+            f"{shown(samples)}. Connect an empty latent of this kind of model, or encode with its VAE."
+        )
 
 
 def schedule(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str, denoise: float) -> Tensor:

@@ -57,6 +57,21 @@ CORPUS = [
         {"positive": Made("conditioning", (None, "no text"))},
         "Expected prompts encoded for this model, 16 numbers for a token, got 0",
     ),
+    (
+        "DomainGalleryKSampler",
+        {"latent_image": Made("latent", (Made("tensor", ((1, 4, 8, 8, 3),)), "none"))},
+        "Expected latents of this model, with 4 channels and 2 dimensions, got a tensor",
+    ),
+    (
+        "DomainGalleryKSampler",
+        {"model": Made("model", ("pooled",))},
+        "with a pooled embedding, as this model",
+    ),
+    (
+        "DomainGalleryKSampler",
+        {"model": Made("model", ("nan",))},
+        "Expected latents of plain numbers from the",
+    ),
     ("DomainGalleryDemoImages", {"count": 2**70}, "Expected count to be a whole number from 1 to 1000"),
 ]
 
