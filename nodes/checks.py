@@ -116,7 +116,7 @@ def check_conditioning(name: str, value: Any, *, least: int = 0) -> None:
     for entry in value:
         paired = isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], dict)
         # The host allows none, for models that read something else in place of text.
-        if not paired or not (entry[0] is None or _numbers(entry[0], least=2)):
+        if not paired or not (entry[0] is None or _numbers(entry[0], least=3)):
             raise InputError(
                 f"Expected {name} to be encoded text, got {shown(entry)} in it. Connect a text encoder."
             )

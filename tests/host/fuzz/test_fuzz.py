@@ -72,6 +72,11 @@ CORPUS = [
         {"model": Made("model", ("nan",))},
         "Expected latents of plain numbers from the",
     ),
+    (
+        "DomainGallerySweep",
+        {"positive": Made("conditioning", (Made("tensor", ((6, 16),)), "twice"))},
+        "Expected positive to be encoded text, got a list",
+    ),
     ("DomainGalleryDemoImages", {"count": 2**70}, "Expected count to be a whole number from 1 to 1000"),
 ]
 
