@@ -35,6 +35,9 @@ from .sampling_inputs import (
 )
 from .sockets import CATEGORY, Conditioning, DomainPrompts
 
+#: A schedule has at most so many noise levels.
+MOST_LEVELS = 100_000
+
 
 def enhanced(
     model: ModelPatcher,
@@ -140,7 +143,16 @@ def check_latent_form(model: ModelPatcher, samples: Tensor) -> None:
 
 
 def schedule(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str, denoise: float) -> Tensor:
-    """Return the noise levels that KSampler steps through."""
+    """Return the noise levels that KSampler steps through: the last of steps / denoise ones.
+
+    Raises:
+        InputError: these would be too many to be listed.
+    """
+    if denoise > 0 and steps / denoise > MOST_LEVELS:
+        raise InputError(
+            f"Expected denoise to be 0 or at least {steps / MOST_LEVELS:g} for {steps} steps, got "
+            f"{denoise:g}. Raise denoise."
+        )
     return comfy.samplers.KSampler(
         model, steps=steps, device=model.load_device, sampler=sampler_name, scheduler=scheduler,
         denoise=denoise, model_options=model.model_options,

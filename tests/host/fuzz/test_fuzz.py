@@ -77,6 +77,7 @@ CORPUS = [
         {"positive": Made("conditioning", (Made("tensor", ((6, 16),)), "twice"))},
         "Expected positive to be encoded text, got a list",
     ),
+    ("DomainGalleryKSampler", {"denoise": 1e-300}, "Expected denoise to be 0 or at least 2e-05 for 2 steps"),
     ("DomainGalleryDemoImages", {"count": 2**70}, "Expected count to be a whole number from 1 to 1000"),
 ]
 
