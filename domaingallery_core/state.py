@@ -29,6 +29,7 @@ class RunState:
         previews: the latents of each preview (B C H W), by step.
         skipped: how many of the last steps in a row were not finite.
         skipped_in_all: how many steps were not finite.
+        steps: how many the plan has.
         whole: False while a step changes the weights.
     """
 
@@ -39,6 +40,7 @@ class RunState:
         self.average = MovingAverage(self.parameters, plan.ema)
         self.noise = generator(plan.seed, "noise")
         self.dropout = plan.dropout > 0
+        self.steps = plan.steps
         self.step = 0
         self.skipped = self.skipped_in_all = 0
         self.losses: dict[str, list[float]] = {}
@@ -90,6 +92,8 @@ class RunState:
         before = self.checkpoint({})
         tensors = {name: tensor.clone() for name, tensor in before.tensors.items()}
         try:
+            if not 0 < checkpoint.step <= self.steps:
+                raise ValueError(f"step {checkpoint.step} of {self.steps}")
             self._restore(checkpoint)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             self._restore(replace(before, tensors=tensors))

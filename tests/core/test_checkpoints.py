@@ -334,7 +334,7 @@ def test_with_a_damaged_newest_checkpoint_the_next_ones_are_kept(tmp_path):
     assert run(SHORT, tmp_path).resumed == 5
 
 
-@pytest.mark.parametrize("damage", ["adapter", "shape", "stream", "number", "moment"])
+@pytest.mark.parametrize("damage", ["adapter", "shape", "stream", "number", "step", "moment"])
 def test_a_checkpoint_with_other_contents_gives_way_to_the_one_before(tmp_path, caplog, damage):
     with pytest.raises(Cancelled):
         run(SHORT, tmp_path, cancel_at(5), every=2, keep=3)
@@ -350,6 +350,8 @@ def test_a_checkpoint_with_other_contents_gives_way_to_the_one_before(tmp_path, 
         del found.tensors["stream.noise"]
     elif damage == "number":
         found.numbers["validation"] = None
+    elif damage == "step":
+        found = replace(found, step=-3)
     else:
         del found.tensors[moment]
     checkpoints_module.save_checkpoint(path, found)
