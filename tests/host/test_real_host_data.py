@@ -125,7 +125,7 @@ def other_caption(folder: Path) -> None:
 
 
 BAD: list[tuple[Any, dict[str, dict[str, Any]], str, str]] = [
-    (broken_file, {}, "target", "got 1 that cannot: b.jpg"),
+    (broken_file, {}, "target", "got 1 that cannot: 'b.jpg'"),
     (no_files, {}, "target", "Expected images in the folder 'faces and houses', got none"),
     (small_file, {}, "source", "(number 1) of about 64 x 64 pixels"),
     (other_caption, {}, "source", "image 1 to be of one of the categories face, house, got none in 'a car'"),
