@@ -1,9 +1,13 @@
 """Change the code in small ways and see whether a test notices: python -m benchmarks.mutants --host COMFYUI
 
 First every test of the core and of the nodes in this process is run once, to know which lines it reads
-(--map, kept in a file). Then mutants are made at random: a comparison, a number, an operator, a condition, an
-argument or a statement is another one or left out. Each is run in a process of its own with the tests that
-read its line, the quickest first. Printed are those that no test noticed. Needs the package coverage.
+(--map, kept in a file). Then mutants are made, in a random order: a comparison, a number, an operator, a
+condition, an argument or a statement is another one or left out. Each is tried in a process of its own with
+the tests that read its line, the quickest first. Printed are those that no test noticed. Needs the package
+coverage.
+
+A process is a copy of one in which all tests are collected already. A function gets its changed code there;
+what is changed outside of functions is imported anew, which takes longer.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import gc
 import importlib
 import importlib.machinery
 import json
@@ -20,8 +25,9 @@ import random
 import signal
 import sys
 import time
+import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +41,7 @@ from benchmarks.unet_denoiser import find_host
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [
     *sorted((ROOT / "domaingallery_core").glob("*.py")),
+    *sorted((ROOT / "domaingallery_core" / "methods").glob("*.py")),
     *(
         ROOT / "nodes" / f"{name}.py"
         for name in ("host", "guidance", "source_images", "training", "datasets")
@@ -43,6 +50,9 @@ FILES = [
 TESTS = ["tests/core", "tests/host"]
 #: These start hosts of their own, or would try for too long.
 LEFT_OUT = ("real_", "thin_checkpoints", "closing", "faults", "fuzz", "killed")
+LEFT = " and ".join(f"not {name}" for name in LEFT_OUT)
+#: Exit statuses of a trial.
+FAILED, NOT_READ = 3, 4
 #: At most so many tests, and so many seconds of them, look at a mutant.
 MOST_TESTS, MOST_SECONDS = 60, 10.0
 SWAPS: dict[type, type] = {
@@ -55,7 +65,12 @@ SWAPS: dict[type, type] = {
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """Name a change: in a file, at a line, from a text to another."""
+    """Name a change: in a file, at a line, from a text to another.
+
+    Attributes:
+        source: the whole file with the change.
+        function: qualified name and first line of the function around it; None outside of functions.
+    """
 
     file: Path
     line: int
@@ -63,6 +78,7 @@ class Mutant:
     before: str
     after: str
     source: str
+    function: tuple[str, int] | None
 
     def __str__(self) -> str:
         return f"{self.file.relative_to(ROOT)}:{self.line}: {self.before!r} -> {self.after!r}"
@@ -78,23 +94,19 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="files whose name has this in it")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at once")
     arguments = parser.parse_args()
     enter(find_host(arguments.host))
     if not arguments.map.exists():
-        in_child(lambda: read_lines(arguments.map), 3600)
+        list(in_children([(0, lambda: read_lines(arguments.map), 3600.0)], 1))
     known = json.loads(arguments.map.read_text())
     mutants = [m for file in FILES if arguments.only in file.name for m in mutants_of(file)]
     random.Random(arguments.seed).shuffle(mutants)
-    ends: Counter[str] = Counter()
     chosen = mutants[arguments.first : arguments.first + arguments.count]
-    for number, mutant in enumerate(chosen, 1):
-        end = tried(mutant, known)
-        ends[end] += 1
-        if end != "killed":
-            print(f"{end}: {mutant}", flush=True)
-        if number % 50 == 0:
-            print(f"  {number} of {len(mutants)}: {dict(ends)}", flush=True)
-    print(f"{len(mutants)} mutants, tried {ends.total()}: {dict(ends)}")
+    trial = Trial(known, arguments.jobs, len(chosen))
+    trial.imported([mutant for mutant in chosen if mutant.function is None])
+    trial.collected([mutant for mutant in chosen if mutant.function is not None])
+    print(f"{len(mutants)} mutants, tried {trial.ends.total()}: {dict(trial.ends)}")
     return 0
 
 
@@ -117,11 +129,43 @@ def enter(host: Path) -> None:
         importlib.import_module(name)
 
 
-def in_child(call: Any, seconds: float) -> int:
-    """Call something in a child process; return its exit status, or -1 after some seconds."""
+Call = tuple[Any, Callable[[], Any], float]
+
+
+def in_children(calls: Iterable[Call], jobs: int) -> Iterator[tuple[Any, int]]:
+    """Call things in child processes, some at once; yield the key of each and its exit status.
+
+    Args:
+        calls: key, what to call, and the seconds after which it is killed, with the status -1.
+    """
+    waiting, running = iter(calls), dict[int, tuple[Any, float]]()
+    more = True
+    while more or running:
+        while more and len(running) < jobs:
+            call = next(waiting, None)
+            more = call is not None
+            if call is not None:
+                running[_forked(call[1])] = call[0], time.monotonic() + call[2]
+        for pid, (key, until) in list(running.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                yield key, os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > until:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                yield key, -1
+            else:
+                continue
+            del running[pid]
+        time.sleep(0.005)
+
+
+def _forked(call: Callable[[], Any]) -> int:
+    """Call something in a child process, whose exit status is what it returns; return its number."""
     pid = os.fork()
     if pid == 0:
-        status = 3
+        status = FAILED
         with contextlib.suppress(BaseException):
             os.setpgid(0, 0)
             quiet = os.open(os.devnull, os.O_WRONLY)
@@ -129,16 +173,7 @@ def in_child(call: Any, seconds: float) -> int:
             os.dup2(quiet, 2)
             status = int(call() or 0)
         os._exit(status)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return -1
+    return pid
 
 
 class Lines:
@@ -160,8 +195,7 @@ def read_lines(place: Path) -> None:
     coverage = importlib.import_module("coverage").Coverage(data_file=None, include=[str(f) for f in FILES])
     plugin = Lines(coverage)
     coverage.start()
-    left_out = " and ".join(f"not {name}" for name in LEFT_OUT)
-    pytest.main(["-q", "-p", "no:cacheprovider", "-k", left_out, *TESTS], plugins=[plugin])
+    pytest.main(["-q", "-p", "no:cacheprovider", "-k", LEFT, *TESTS], plugins=[plugin])
     coverage.stop()
     data = coverage.get_data()
     lines = {
@@ -174,32 +208,120 @@ def read_lines(place: Path) -> None:
     place.write_text(json.dumps({"seconds": plugin.seconds, "lines": lines}))
 
 
-def tried(mutant: Mutant, known: dict[str, Any]) -> str:
-    """Return how the tests found a mutant: "killed", "timeout", "survived", or "not read" by any of them."""
-    lines, seconds = known["lines"][str(mutant.file.relative_to(ROOT))], known["seconds"]
-    tests = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(str(line), ())}
-    if not tests:  # it is read when the file is
-        tests = {test for found in lines.values() for test in found}
-    if not tests:
-        return "not read"
-    chosen, total = [], 0.0
-    for test in sorted(tests, key=seconds.__getitem__)[:MOST_TESTS]:
-        total += seconds[test]
-        if total > MOST_SECONDS and chosen:
-            break
-        chosen.append(test)
+class Trial:
+    """Try mutants, and print those that no test notices."""
 
-    def run() -> int:
-        with changed(mutant):
-            return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *chosen]))
+    def __init__(self, known: dict[str, Any], jobs: int, total: int) -> None:
+        self.known, self.jobs, self.total = known, jobs, total
+        self.ends: Counter[str] = Counter()
 
-    status = in_child(run, 4 * total + 30)
-    return {0: "survived", -1: "timeout"}.get(status, "killed")
+    def tests_of(self, mutant: Mutant) -> tuple[list[str], float]:
+        """Return the tests that look at a mutant, the quickest first, and the seconds that they take."""
+        lines, seconds = self.known["lines"][str(mutant.file.relative_to(ROOT))], self.known["seconds"]
+        tests = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(str(line), ())}
+        if mutant.function is None:  # it is read when the file is
+            tests = {test for found in lines.values() for test in found}
+        chosen, total = [], 0.0
+        for test in sorted(tests, key=seconds.__getitem__)[:MOST_TESTS]:
+            total += seconds[test]
+            if total > MOST_SECONDS and chosen:
+                break
+            chosen.append(test)
+        return chosen, total
+
+    def end(self, mutant: Mutant, status: int) -> None:
+        """Note how a mutant ended."""
+        end = {0: "survived", -1: "timeout", NOT_READ: "not read"}.get(status, "killed")
+        self.ends[end] += 1
+        if end != "killed":
+            print(f"{end}: {mutant}", flush=True)
+        if self.ends.total() % 50 == 0:
+            print(f"  {self.ends.total()} of {self.total}: {dict(self.ends)}", flush=True)
+
+    def imported(self, mutants: Iterable[Mutant]) -> None:
+        """Try mutants in processes that import the pack, changed, for each of them."""
+
+        def call(mutant: Mutant) -> Call:
+            tests, seconds = self.tests_of(mutant)
+
+            def run() -> int:
+                if not tests:
+                    return NOT_READ
+                change_imports(mutant)
+                return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
+
+            return mutant, run, 4 * seconds + 60
+
+        for mutant, status in in_children(map(call, mutants), self.jobs):
+            self.end(mutant, status)
+
+    def collected(self, mutants: list[Mutant]) -> None:
+        """Try mutants in copies of this process after it has collected the tests."""
+        if mutants:
+            options = ["-q", "-s", "-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none"]
+            pytest.main([*options, "-k", LEFT, *TESTS], plugins=[_Collected(self, mutants)])
 
 
-@contextlib.contextmanager
-def changed(mutant: Mutant) -> Iterator[None]:
-    """Return a context in which a file is imported with the change."""
+class _Collected:
+    """A pytest plugin that tries mutants in place of running the tests."""
+
+    def __init__(self, trial: Trial, mutants: list[Mutant]) -> None:
+        self.trial, self.mutants, self.inside = trial, mutants, False
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        items = {item.nodeid: item for item in session.items}
+        rooms = {item.path.parent: item for item in session.items}
+        first, last = next(iter(rooms.values())), [*rooms.values()][-1]
+        for item, following in ((last, first), (first, last)):  # what all share is made once
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+        functions: dict[tuple[str, str, int], list[types.FunctionType]] = {}
+        for found in gc.get_objects():
+            if type(found) is types.FunctionType:
+                code = found.__code__
+                key = os.path.realpath(code.co_filename), code.co_qualname, code.co_firstlineno
+                functions.setdefault(key, []).append(found)
+
+        def call(mutant: Mutant) -> Call:
+            tests, seconds = self.trial.tests_of(mutant)
+
+            def run() -> int:
+                if not tests:
+                    return NOT_READ
+                self.inside = True
+                change_imports(mutant)
+                key = (str(mutant.file), *(mutant.function or ("", 0)))
+                for function in functions.get(key, ()):
+                    function.__code__ = changed_code(mutant)
+                chosen = [items[test] for test in tests]
+                for item, following in zip(chosen, [*chosen[1:], chosen[-1]], strict=True):
+                    item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+                return 0
+
+            return mutant, run, 4 * seconds + 20
+
+        for mutant, status in in_children(map(call, self.mutants), self.trial.jobs):
+            self.trial.end(mutant, status)
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self.inside and report.failed:
+            os._exit(FAILED)
+
+
+def changed_code(mutant: Mutant) -> types.CodeType:
+    """Return the code of the function around a change, with the change."""
+    waiting = [compile(mutant.source, str(mutant.file), "exec")]
+    while waiting:
+        code = waiting.pop()
+        if (code.co_qualname, code.co_firstlineno) == mutant.function:
+            return code
+        waiting += [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    raise LookupError(f"no function {mutant.function!r}")
+
+
+def change_imports(mutant: Mutant) -> None:
+    """Let this process import a file with the change."""
     loader = importlib.machinery.SourceFileLoader
     usual = loader.get_code
 
@@ -209,7 +331,6 @@ def changed(mutant: Mutant) -> Iterator[None]:
         return usual(self, name)
 
     loader.get_code = get_code  # type: ignore[method-assign]
-    yield
 
 
 def mutants_of(file: Path) -> list[Mutant]:
@@ -220,7 +341,9 @@ def mutants_of(file: Path) -> list[Mutant]:
     for line in lines:
         starts.append(starts[-1] + len(line.encode()))
     content, found = text.encode(), []
-    for node, after in changes(ast.parse(text)):
+    tree = ast.parse(text)
+    around = functions_around(tree)
+    for node, after in changes(tree):
         begin = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset
         source = (content[:begin] + after.encode() + content[end:]).decode()
@@ -228,7 +351,23 @@ def mutants_of(file: Path) -> list[Mutant]:
             compile(source, str(file), "exec")
             before = content[begin:end].decode()
             if before != after:
-                found.append(Mutant(file, node.lineno, node.end_lineno, before, after, source))
+                place = node.lineno, node.end_lineno
+                found.append(Mutant(file, *place, before, after, source, around.get(id(node))))
+    return found
+
+
+def functions_around(tree: ast.AST, name: str = "") -> dict[int, tuple[str, int]]:
+    """Return the outermost function around each node, by the node's id: qualified name and first line."""
+    found: dict[int, tuple[str, int]] = {}
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([child.lineno, *(each.lineno for each in child.decorator_list)])
+            for part in child.body:
+                found |= {id(node): (f"{name}{child.name}", first) for node in ast.walk(part)}
+        elif isinstance(child, ast.ClassDef):
+            found |= functions_around(child, f"{name}{child.name}.")
+        else:
+            found |= functions_around(child, name)
     return found
 
 

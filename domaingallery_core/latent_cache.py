@@ -62,7 +62,7 @@ class LatentCache:
         path = self.folder / SETTINGS
         try:
             known = json.loads(path.read_bytes())["batch_size"]
-            if isinstance(known, int) and 1 <= known <= 256:
+            if type(known) is int and 1 <= known <= 256:  # true is an int as well
                 return known
         except (OSError, ValueError, KeyError, TypeError):
             pass

@@ -87,6 +87,8 @@ def make_guider(
     Raises:
         InputError: something in it cannot work.
     """
+    if not positive:
+        raise InputError("Expected a positive conditioning, got an empty one. Connect an encoded prompt.")
     patched = enhanced(model, (positive, negative), mode, enhancement, prompts, **options)
     guider = comfy.samplers.CFGGuider(patched)
     guider.set_conds(positive, negative)

@@ -69,7 +69,7 @@ def test_a_latent_is_as_none_where_others_were_drawn_with_it(tmp_path):
 def test_the_first_batch_size_is_kept(tmp_path):
     assert LatentCache(tmp_path / "new").batch_size(8) == 8
     assert LatentCache(tmp_path / "new").batch_size(2) == 8
-    for content in (b"", b"[]", b'{"batch_size": 0}', b'{"batch_size": "8"}'):
+    for content in (b"", b"[]", b'{"batch_size": 0}', b'{"batch_size": "8"}', b'{"batch_size": true}'):
         (tmp_path / "new" / "drawing.json").write_bytes(content)
         assert LatentCache(tmp_path / "new").batch_size(2) == 2
     assert LatentCache(None).batch_size(3) == 3

@@ -17,6 +17,7 @@ CORPUS = [
     ("DomainGalleryPrompts", {"clip": 3}, "Expected clip to be a text encoder, got 3"),
     ("DomainGalleryPrompts", {"clip": Made("clip", ("empty",))}, "Expected the prompt .* got none"),
     ("DomainGalleryPrompts", {"clip": Made("clip", ("nan",))}, "not finite"),
+    ("DomainGallerySweep", {"positive": []}, "Expected a positive conditioning, got an empty one"),
     ("DomainGallerySourceImages", {"model": "word"}, "Expected model to be a model, got 'word'"),
     ("DomainGallerySourceImages", {"steps": None}, "Expected steps to be a whole number .* got nothing"),
     ("DomainGallerySourceImages", {"prompts": True}, "Expected prompts to be prompts of Domain Prompts"),
