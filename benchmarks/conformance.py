@@ -23,15 +23,14 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from benchmarks.host_form import HostForm
 from benchmarks.reference import GUIDANCE_SCALE, Reference
 from benchmarks.unet_denoiser import UNetDenoiser, enter_host_on_cpu, find_host, host_unet
-from domaingallery_core import objectives
-from domaingallery_core.adapters import Adapter
-from domaingallery_core.config import AdapterConfig
-from domaingallery_core.denoiser import Condition, Conditions, Denoiser
 from domaingallery_core.generators import generator
 from domaingallery_core.guidance import enhance
-from domaingallery_core.methods import METHODS, noised_batch
+from domaingallery_core.methods import METHODS, noised_batch, objectives
 from domaingallery_core.methods.domaingallery import denoised_pair
-from domaingallery_core.process import broadcast
+from domaingallery_core.model.denoiser import Condition, Conditions, Denoiser
+from domaingallery_core.model.process import broadcast
+from domaingallery_core.plan import AdapterConfig
+from domaingallery_core.trainables.adapters import Adapter
 
 Found = Iterator[tuple[str, Tensor, Tensor]]
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.unet_denoiser import find_host
-from tests.host.faults.injection import FAULTS  # before the host's own `tests` can be found
+from tests.nodes.faults.injection import FAULTS  # before the host's own `tests` can be found
 from tools.load_pack import load_pack
 
 #: So many runs in a row are disturbed at most.
@@ -42,7 +42,7 @@ def main() -> int:
     pack = load_pack(find_host(arguments.host))
     with tempfile.TemporaryDirectory() as folder:
         sys.modules["folder_paths"].set_output_directory(f"{folder}/output")
-        from tests.host.faults.scenario import Bench
+        from tests.nodes.faults.scenario import Bench
 
         bench = Bench(lambda name: sys.modules[f"{pack.__name__}.{name}"], Path(folder, "output"), setattr)
         places = bench.chains(list(FAULTS))

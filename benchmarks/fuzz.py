@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-import tests.host.fuzz.values  # noqa: F401  before the host's own `tests` can be found
+import tests.nodes.fuzz.values  # noqa: F401  before the host's own `tests` can be found
 from benchmarks.unet_denoiser import find_host
 from tools.load_pack import load_pack
 
@@ -39,9 +39,9 @@ def main() -> int:
         output = Path(folder, "output")
         sys.modules["folder_paths"].set_output_directory(str(output))
         sys.modules["folder_paths"].set_input_directory(f"{folder}/input")
-        from tests.host.fuzz.files import Files, picture
-        from tests.host.fuzz.graphs import graphs, look
-        from tests.host.fuzz.running import Fuzz, attempts
+        from tests.nodes.fuzz.files import Files, picture
+        from tests.nodes.fuzz.graphs import graphs, look
+        from tests.nodes.fuzz.running import Fuzz, attempts
 
         Path(folder, "input/pictures").mkdir(parents=True)
         Path(folder, "input/pictures/one.png").write_bytes(picture("PNG", "RGB", (64, 64)))

@@ -28,7 +28,7 @@ class HostForm:
             self.model = host_model(reference)
 
     def module(self, name: str) -> Any:
-        """Return a module of the pack by name, such as "nodes.host"."""
+        """Return a module of the pack by name, such as "nodes.host.model"."""
         return sys.modules[f"{self.pack.__name__}.{name}"]
 
     def conditioning(self, name: str) -> list[list[Any]]:
@@ -38,9 +38,9 @@ class HostForm:
     @contextmanager
     def training(self) -> Iterator[tuple[Any, Any, Any, dict[str, tuple[Tensor, Tensor]]]]:
         """Give denoiser, adapter, conditions and (latents, noise) of a MODEL made ready for training."""
-        host, core = self.module("nodes.host"), "domaingallery_core"
+        host, core = self.module("nodes.host.model"), "domaingallery_core"
         plan = self.reference.plan("erasure")
-        config = self.module(f"{core}.config").AdapterConfig(rank=plan.rank, alpha=plan.alpha)
+        config = self.module(f"{core}.plan").AdapterConfig(rank=plan.rank, alpha=plan.alpha)
         draws = self.module(f"{core}.generators").generator(0, "adapter")
         with torch.inference_mode(), host.training(self.model) as device:
             images = {
@@ -52,9 +52,11 @@ class HostForm:
                 [self.conditioning(name) for name in ("target", "source", "uncond")], images["source"][0]
             )
             names = ("target", "source", "empty")
-            conditions = self.module(f"{core}.denoiser").Conditions(**dict(zip(names, found, strict=True)))
+            conditions = self.module(f"{core}.model.denoiser").Conditions(
+                **dict(zip(names, found, strict=True))
+            )
             unet = self.model.model.diffusion_model
-            with self.module(f"{core}.adapters").Adapter.inject(unet, config, draws) as adapter:
+            with self.module(f"{core}.trainables.adapters").Adapter.inject(unet, config, draws) as adapter:
                 adapter.load(self.reference.lora)
                 yield denoiser, adapter, conditions, images
 
@@ -68,7 +70,7 @@ class HostForm:
         timesteps = self.reference.expected["sampling/timesteps"].tolist()
         sigmas = torch.stack([sampling.sigmas[t] for t in [*timesteps, 0]])
         x = self.reference.inputs["x_T"] * (1 + sigmas[0] ** 2).sqrt()
-        lora = self.module("domaingallery_core.lora_files").core_to_comfyui(self.reference.lora)
+        lora = self.module("domaingallery_core.files.lora").core_to_comfyui(self.reference.lora)
         model, _ = comfy.sd.load_lora_for_models(self.model, None, lora, 1.0, 0)
         firsts: list[Tensor] = []
 
@@ -92,7 +94,7 @@ class HostForm:
         names = {"target": "target", "source": "source", "bare": "identifier", "empty": "uncond"}
         encoded = {name: self.conditioning(context) for name, context in names.items()}
         prompts = self.module("nodes.sockets").DomainPrompts(identifier="V", category="N", **encoded)
-        return self.module("nodes.sampling").make_guider(
+        return self.module("nodes.draw.sampling").make_guider(
             model,
             encoded["target"],
             encoded["empty"],
@@ -103,7 +105,7 @@ class HostForm:
         )
 
     def _prediction(self, x: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
-        process = self.module("nodes.host").process_of(self.model)
+        process = self.module("nodes.host.model").process_of(self.model)
         return process.prediction(x, x0, sigma.expand(len(x)))
 
 

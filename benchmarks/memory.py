@@ -103,9 +103,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     found: dict[str, float] = {}
     model = random_model(arguments.width)
     found |= {"weights": float(sum(p.nbytes for p in model.model.diffusion_model.parameters()))}
-    training = modules["nodes.training"]
+    training = modules["nodes.train.training"]
     sockets = modules["nodes.sockets"]
-    examples = modules["domaingallery_core.datasets"].Examples
+    examples = modules["domaingallery_core.data.datasets"].Examples
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2 * arguments.batch, 4, arguments.size, arguments.size, generator=generator)
     dataset = sockets.LatentDataset(
@@ -117,7 +117,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
            for name in ("target", "source", "bare", "empty")},
     )  # fmt: skip
     options = sockets.TrainingOptions(batch_size=arguments.batch)
-    plan = modules["nodes.plans"].plan_of("domaingallery", arguments.steps, 1e-4, 0, options, erasure=0.0)
+    plan = modules["nodes.train.plans"].plan_of(
+        "domaingallery", arguments.steps, 1e-4, 0, options, erasure=0.0
+    )
     if arguments.measure == "activations":
         return found | activations(modules, model, prompts, dataset, plan, arguments.checkpointing)
     run_options = sockets.RunOptions(gradient_checkpointing=arguments.checkpointing)
@@ -156,30 +158,32 @@ def activations(
     """Return the bytes that the losses of one step and their gradient need, and those of the optimizer."""
     core = {
         name: modules[f"domaingallery_core.{name}"]
-        for name in ("adapters", "datasets", "methods", "objectives")
+        for name in ("trainables.adapters", "data.datasets", "methods", "methods.objectives")
     }
-    host = modules["nodes.host"]
-    saving = modules["nodes.saving_memory"]
+    host = modules["nodes.host.model"]
+    saving = modules["nodes.host.memory"]
     with (
         torch.inference_mode(),
         host.training(model) as device,
         saving.gradient_checkpointing(model, checkpointing),
     ):
-        data = modules["nodes.training_data"].core_dataset(model, dataset, device)
+        data = modules["nodes.train.data"].core_dataset(model, dataset)
         denoiser = host.HostDenoiser(model)
         encoded = denoiser.conditions([prompts.target, prompts.source], data.source.latents)
-        conditions = modules["domaingallery_core.denoiser"].Conditions(target=encoded[0], source=encoded[1])
+        conditions = modules["domaingallery_core.model.denoiser"].Conditions(
+            target=encoded[0], source=encoded[1]
+        )
         seed = torch.Generator().manual_seed(0)
         network = model.model.diffusion_model
-        with core["adapters"].Adapter.inject(network, plan.adapter(), seed) as adapter:
+        with core["trainables.adapters"].Adapter.inject(network, plan.adapter(), seed) as adapter:
             trained = float(sum(p.nbytes for p in adapter.parameters()))
-            batch = core["datasets"].Batch(
+            batch = core["data.datasets"].Batch(
                 target=data.target.latents, source=data.source.latents[: plan.batch_size]
             )
             noised = core["methods"].draw(batch, denoiser.process, seed)
             with Live(device) as live:
                 terms = core["methods"].METHODS[plan.method](denoiser, adapter, noised, conditions, plan)
-                core["objectives"].total(terms, plan.weights).backward()
+                core["methods.objectives"].total(terms, plan.weights).backward()
     # weights, gradients and two moments; the gradients are part of what the backward pass left alive
     return {"activations": live.most, "optimizer": 3 * trained}
 

@@ -35,19 +35,18 @@ from typing import Any
 import pytest
 import torch
 
-import tests.host.tiny  # noqa: F401  before the host's own `tests` can be found
+import tests.nodes.tiny  # noqa: F401  before the host's own `tests` can be found
 from benchmarks.unet_denoiser import find_host
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [
-    *sorted((ROOT / "domaingallery_core").glob("*.py")),
-    *sorted((ROOT / "domaingallery_core" / "methods").glob("*.py")),
+    *(f for f in sorted((ROOT / "domaingallery_core").rglob("*.py")) if f.parent.name != "sketchbook"),
     *(
         ROOT / "nodes" / f"{name}.py"
-        for name in ("host", "guidance", "source_images", "training", "datasets")
+        for name in ("host/model", "draw/guidance", "data/source_images", "train/training", "data/dataset")
     ),
 ]
-TESTS = ["tests/core", "tests/host"]
+TESTS = ["tests/core", "tests/nodes"]
 #: These start hosts of their own, or would try for too long.
 LEFT_OUT = ("real_", "thin_checkpoints", "closing", "faults", "fuzz", "killed")
 LEFT = " and ".join(f"not {name}" for name in LEFT_OUT)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from domaingallery_core.config import LossWeights, TrainingPlan
-from domaingallery_core.process import Process
+from domaingallery_core.model.process import Process
+from domaingallery_core.plan import LossWeights, TrainingPlan
 
 KINDS = {"epsilon": "epsilon", "v_prediction": "v"}
 

@@ -38,7 +38,7 @@ class Bench:
 
         comfy.utils.PROGRESS_BAR_ENABLED = False
         self.samplers = comfy.samplers
-        self.sampling = sys.modules[pack.__name__ + ".nodes.sampling"]
+        self.sampling = sys.modules[pack.__name__ + ".nodes.draw.sampling"]
         sockets = sys.modules[pack.__name__ + ".nodes.sockets"]
         with torch.inference_mode():
             self.model = random_model(width)

@@ -33,7 +33,7 @@ class Painter:
         import nodes as host_nodes
 
         self.host, self.steps, self.cfg = host_nodes, steps, cfg
-        builder = sys.modules[pack.__name__ + ".nodes.sketchbook"]
+        builder = sys.modules[pack.__name__ + ".nodes.demo.sketchbook"]
         with torch.inference_mode():
             self.model, self.clip, self.vae = builder.load_sketchbook()
 

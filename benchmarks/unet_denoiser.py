@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from domaingallery_core.denoiser import Condition
-from domaingallery_core.process import Process, broadcast
+from domaingallery_core.model.denoiser import Condition
+from domaingallery_core.model.process import Process, broadcast
 
 
 def find_host(given: str | None = None) -> Path:

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .adapters import Adapter
-from .config import TrainingPlan
-from .datasets import Dataset
-from .denoiser import Conditions
+from .data.datasets import Dataset
+from .model.denoiser import Conditions
+from .plan import TrainingPlan
+from .trainables.adapters import Adapter
 
 #: More parts than this are not looked at; what has more counts as something that cannot be told.
 MOST_PARTS = 300_000

@@ -5,20 +5,20 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from .closing import close_when_terminated
-from .datasets import DomainGalleryDataset
-from .demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
-from .folders import DomainGalleryLoadImages
-from .kept import DomainGalleryKept
-from .personalization import DomainGalleryPersonalize
-from .prompts import DomainGalleryPrompts
-from .run_options import DomainGalleryRunOptions
-from .sampling import DomainGalleryEnhancement, DomainGalleryGuider, DomainGalleryKSampler
-from .saving import DomainGallerySaveLora
-from .source_images import DomainGallerySourceImages
-from .sweep import DomainGallerySweep
-from .training import DomainGalleryErase, DomainGalleryTrain
-from .training_options import DomainGalleryOptions
+from .data.dataset import DomainGalleryDataset
+from .data.folders import DomainGalleryLoadImages
+from .data.prompts import DomainGalleryPrompts
+from .data.source_images import DomainGallerySourceImages
+from .demo.demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
+from .draw.sampling import DomainGalleryEnhancement, DomainGalleryGuider, DomainGalleryKSampler
+from .draw.sweep import DomainGallerySweep
+from .files.kept import DomainGalleryKept
+from .files.saving import DomainGallerySaveLora
+from .host.closing import close_when_terminated
+from .train.personalization import DomainGalleryPersonalize
+from .train.run_options import DomainGalleryRunOptions
+from .train.training import DomainGalleryErase, DomainGalleryTrain
+from .train.training_options import DomainGalleryOptions
 
 DEMO_LORAS = Path(__file__).parents[1] / "domaingallery_core" / "sketchbook" / "loras"
 

@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from .checks import check_value
-from .progress import node_id, showing_warnings
+from .host.progress import node_id, showing_warnings
 
 _MARK = "_checks_its_inputs"
 

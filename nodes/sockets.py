@@ -8,8 +8,8 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..domaingallery_core.config import AdapterKind, LossWeights, SimilarityScale
-from ..domaingallery_core.datasets import Examples
+from ..domaingallery_core.data.datasets import Examples
+from ..domaingallery_core.plan import AdapterKind, LossWeights, SimilarityScale
 
 CATEGORY = "DomainGallery"
 

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def load_builder(host: Path):
     """Import the host and the pack; return the pack's model builder."""
-    return sys.modules[f"{load_pack(host).__name__}.nodes.sketchbook"]
+    return sys.modules[f"{load_pack(host).__name__}.nodes.demo.sketchbook"]
 
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray, list[str]]:

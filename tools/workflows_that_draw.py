@@ -5,11 +5,7 @@ from __future__ import annotations
 from . import workflow_notes as notes
 from .workflow_graph import PURPLE, Node
 from .workflow_layout import place
-from .workflow_parts import (
-    DATA_FRAME,
-    DRAW_FRAME,
-    Workflow,
-)
+from .workflow_parts import DATA_FRAME, DRAW_FRAME, Workflow
 
 
 def same_category(g: Workflow) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..config import TrainingPlan
-from ..denoiser import Conditions, Denoiser, Switch
+from ..model.denoiser import Conditions, Denoiser, Switch
+from ..plan import TrainingPlan
 from . import domaingallery, dreambooth, erasure, personalization
 from .noising import NoisedBatch, NoisedImages, draw, noised_batch
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import objectives
-from ..config import TrainingPlan
-from ..denoiser import Condition, Conditions, Denoiser, Switch
 from ..guidance import guide
-from ..similarity import clean_features, recurrent_denoise, similarity_consistency
+from ..model.denoiser import Condition, Conditions, Denoiser, Switch
+from ..plan import TrainingPlan
+from . import objectives
 from .evaluation import Part, denoise_parts, keeps_source, needed, predict, reconstruct
 from .noising import NoisedBatch, NoisedImages
+from .similarity import clean_features, recurrent_denoise, similarity_consistency
 
 
 def losses(

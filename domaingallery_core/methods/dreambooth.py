@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..config import TrainingPlan
-from ..denoiser import Conditions, Denoiser, Switch
+from ..model.denoiser import Conditions, Denoiser, Switch
+from ..plan import TrainingPlan
 from .evaluation import denoise_parts, needed, reconstruct
 from .noising import NoisedBatch
 

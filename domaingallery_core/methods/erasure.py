@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import objectives
-from ..config import TrainingPlan
-from ..denoiser import Conditions, Denoiser, Switch
+from ..model.denoiser import Conditions, Denoiser, Switch
+from ..plan import TrainingPlan
+from . import objectives
 from .evaluation import denoise_parts, keeps_source, needed, predict
 from .noising import NoisedBatch
 

@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from .. import objectives
-from ..config import TrainingPlan
-from ..denoiser import Condition, Denoiser, denoise_together
 from ..errors import InputError
+from ..model.denoiser import Condition, Denoiser, denoise_together
+from ..plan import TrainingPlan
+from . import objectives
 from .noising import NoisedImages
 
 T = TypeVar("T")

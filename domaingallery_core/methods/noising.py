@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..datasets import Batch
-from ..process import Process
+from ..data.datasets import Batch
+from ..model.process import Process
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..config import SUBJECT_TERMS, TrainingPlan
-from ..denoiser import Conditions, Denoiser, Switch
+from ..model.denoiser import Conditions, Denoiser, Switch
+from ..plan import SUBJECT_TERMS, TrainingPlan
 from .domaingallery import losses_beside
 from .evaluation import Part, needed, reconstruct
 from .noising import NoisedBatch

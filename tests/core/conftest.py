@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parent))
 
 import toys
 
-from domaingallery_core.adapters import Adapter
+from domaingallery_core.trainables.adapters import Adapter
 
 
 @pytest.fixture(autouse=True)

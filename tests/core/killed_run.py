@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from toys import ToyDenoiser, conditions, latents, network
 
-from domaingallery_core.adapters import Adapter
-from domaingallery_core.checkpoints import Checkpoints
-from domaingallery_core.config import TrainingPlan
-from domaingallery_core.datasets import Dataset, Examples
+from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.fingerprints import run_identity, tensors_hash
 from domaingallery_core.generators import generator
-from domaingallery_core.trainer import TrainingResult, train
+from domaingallery_core.plan import TrainingPlan
+from domaingallery_core.run.checkpoints import Checkpoints
+from domaingallery_core.run.trainer import TrainingResult, train
+from domaingallery_core.trainables.adapters import Adapter
 
 PLAN = TrainingPlan(
     method="domaingallery", steps=30, learning_rate=1e-2, dropout=0.2, offset_noise=0.1, denoise_steps=2,

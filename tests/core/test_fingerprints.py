@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from toys import conditions, latents, network
 
-from domaingallery_core.datasets import Dataset, Examples
+from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.fingerprints import differences, fingerprint, tensors_hash
 
 

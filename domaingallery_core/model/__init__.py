@@ -1,0 +1,1 @@
+"""The one view of a model, and its noise levels."""

@@ -1,0 +1,1 @@
+"""Pictures of pictures and of numbers."""

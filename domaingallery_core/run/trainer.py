@@ -1,0 +1,358 @@
+"""The training loop, the same for every method."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..data.datasets import Batch, Dataset, batches
+from ..errors import DomainGalleryError, InputError, TrainingError
+from ..generators import generator
+from ..methods import METHODS, draw, objectives
+from ..model.denoiser import Condition, Conditions, Denoiser
+from ..plan import TrainingPlan
+from ..trainables.adapters import Adapter
+from .checkpoints import Checkpoints
+from .memory import peak_memory
+from .monitor import Monitor, draw_previews, evaluation_mode, validation_loss, watched
+from .optimizers import learning_rate
+from .state import RunState
+
+log = logging.getLogger("domaingallery")
+
+#: A run stops when this many steps in a row give a loss or gradient that is not finite.
+PATIENCE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """Tell about a step just done.
+
+    Attributes:
+        step: its number from 1; 0 for a look at the model before the first.
+        losses: its unweighted terms and their weighted "total"; empty where there is none to tell of.
+        losses_so_far: the finite values of each term over all steps, those before a stop too.
+        validation: the losses on fixed noise so far, by step.
+        previews: latents (B C H W) that were drawn so far, by step.
+        peak_memory: bytes of the device, on a CPU those of the process; None where that is not known.
+    """
+
+    step: int
+    total_steps: int
+    losses: dict[str, float]
+    seconds_per_step: float
+    losses_so_far: Mapping[str, Sequence[float]]
+    validation: Mapping[int, float]
+    previews: Mapping[int, Tensor]
+    learning_rate: float = 0.0
+    peak_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingResult:
+    """Hold what a run made.
+
+    Attributes:
+        state_dict: that of the adapter, averaged if the plan says so.
+        losses: the finite values of each term over the steps.
+        resumed: the step of the checkpoint that the run went on from; 0 for none.
+        validation: the loss on fixed noise, by step.
+        previews: latents (B C H W) on the CPU, by step.
+        skipped: how many steps were not finite, and changed nothing.
+    """
+
+    state_dict: dict[str, Tensor]
+    losses: dict[str, list[float]]
+    steps: int
+    seconds: float
+    resumed: int = 0
+    validation: dict[int, float] = field(default_factory=dict)
+    previews: dict[int, Tensor] = field(default_factory=dict)
+    skipped: int = 0
+
+
+def train(
+    denoiser: Denoiser,
+    adapter: Adapter,
+    dataset: Dataset,
+    conditions: Conditions,
+    plan: TrainingPlan,
+    on_step: Callable[[StepEvent], None] | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    monitor: Monitor | None = None,
+) -> TrainingResult:
+    """Train an adapter by a plan; the same plan, data and base give the same bytes, also in several sittings.
+
+    Args:
+        on_step: called after each step; what it raises (an interrupt, too) ends the run.
+        checkpoints: where the run is kept, and goes on from; claimed. One is written when it ends, early or
+            not; who called removes it when all that is made of the result is made.
+        monitor: what to look at besides the losses; it changes nothing in the result.
+
+    Raises:
+        InputError: the plan needs images or prompts that are absent, or the checkpoint is of another run.
+        TrainingError: losses or gradients stay non-finite; the adapter is as after the last good step.
+    """
+    device = adapter.parameters()[0].device
+    with _training_mode(plan, device):
+        dataset = dataset.restricted(**plan.reads()).map(_ordinary_tensor)
+        check_similarity(dataset, plan)
+        conditions = _ordinary_conditions(conditions, plan, monitor, device)
+        run = _Run(denoiser, adapter, dataset, conditions, plan, monitor or Monitor(), on_step, checkpoints)
+        try:
+            run.begin()
+            run.go()
+        except BaseException as stopped:
+            if not isinstance(stopped, DomainGalleryError):
+                run.keep_on_stop(stopped)
+            raise
+        return run.result()
+
+
+class _Run:
+    """Run a plan from where it stands to its end."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        adapter: Adapter,
+        dataset: Dataset,
+        conditions: Conditions,
+        plan: TrainingPlan,
+        monitor: Monitor,
+        on_step: Callable[[StepEvent], None] | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self.began = time.perf_counter()
+        self.denoiser, self.adapter, self.conditions, self.plan = denoiser, adapter, conditions, plan
+        self.monitor, self.on_step, self.checkpoints = monitor, on_step, checkpoints
+        self.state = RunState(adapter, plan)
+        self.order = batches(dataset, plan.batch_size, generator(plan.seed, "order"))
+        self.start = 0
+        self.kept = -1  # the step of the newest checkpoint
+        self.watched = watched(dataset, conditions)
+
+    def begin(self) -> None:
+        """Go on from a checkpoint, if there is one: the batches that were read are passed over."""
+        if self.checkpoints is None or (found := self.checkpoints.load(self.state.restore)) is None:
+            return
+        self.start = self.kept = found.step
+        for _ in range(found.step * self.plan.accumulation):
+            next(self.order)
+
+    def go(self) -> None:
+        """Do the steps that are left, and what a stop cut short after the last one that was done."""
+        plan, state = self.plan, self.state
+        if self._look(state.step) or state.step == plan.steps:
+            self._tell(state.step, {})
+        for step in range(state.step + 1, plan.steps + 1):
+            values = self._step(step)
+            self._look(step)
+            if self.checkpoints is not None and (self.checkpoints.due(step) or step == plan.steps):
+                self._keep()
+            self._tell(step, values)
+        if not state.losses:
+            raise TrainingError(
+                f"Expected finite losses, got none in {plan.steps} steps. "
+                "Lower the learning rate, or use a model in float32 or bfloat16."
+            )
+
+    def _keep(self) -> None:
+        if self.checkpoints is not None and self.checkpoints.save(
+            self.state.checkpoint(self.checkpoints.identity)
+        ):
+            self.kept = self.state.step
+
+    def result(self) -> TrainingResult:
+        """Return what the run made."""
+        state = self.state
+        with state.average.applied():
+            weights = self.adapter.state_dict()
+        seconds = time.perf_counter() - self.began
+        return TrainingResult(
+            weights, state.losses, state.step, seconds, self.start, state.validation, state.previews,
+            state.skipped_in_all,
+        )  # fmt: skip
+
+    def keep_on_stop(self, stopped: BaseException) -> None:
+        """Write a checkpoint of the last complete step; where that cannot be, say what is lost."""
+        if self.checkpoints is None or self.state.step == 0:
+            return
+        if self.state.whole and self.kept < self.state.step:
+            self._keep()
+        if self.kept < self.state.step:
+            back = f"goes on from step {self.kept}" if self.kept > 0 else "begins anew"
+            lost = f"The run was stopped after step {self.state.step} and could not be kept there; it {back}."
+            log.warning("%s", lost)
+            stopped.add_note(lost)
+
+    def _step(self, step: int) -> dict[str, float]:
+        """Do one step; return the mean of each term over its batches."""
+        plan, state = self.plan, self.state
+        state.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        finite = True
+        for _ in range(plan.accumulation):
+            values = self._backward(next(self.order).to(state.device))
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value / plan.accumulation
+            finite = finite and all(map(math.isfinite, values.values()))
+        if finite:
+            norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), plan.max_grad_norm)
+            finite = math.isfinite(float(norm))
+        if finite:
+            with state.changing():
+                for group in state.optimizer.param_groups:
+                    group["lr"] = learning_rate(plan, step)
+                state.optimizer.step()
+                state.average.update()
+                for name, value in sums.items():
+                    state.losses.setdefault(name, []).append(value)
+                state.skipped = 0
+                state.done(step)
+        else:
+            self._skip(step, sums)
+        return sums
+
+    def _skip(self, step: int, values: dict[str, float]) -> None:
+        """Pass over a step that is not finite.
+
+        Raises:
+            TrainingError: too many in a row were so.
+        """
+        state = self.state
+        skipped = state.skipped + 1
+        if skipped >= PATIENCE:
+            raise TrainingError(
+                f"Expected finite losses, got {skipped} steps in a row without ({values!r}). "
+                "Lower the learning rate, or use a model in float32 or bfloat16."
+            )
+        log.warning("Step %d is skipped: its loss or the gradient is not finite.", step)
+        state.skipped, state.skipped_in_all = skipped, state.skipped_in_all + 1
+        state.done(step)
+
+    def _backward(self, batch: Batch) -> dict[str, float]:
+        """Add the gradient of one batch, if its loss is finite; return its terms and their sum."""
+        plan = self.plan
+        noised = draw(batch, self.denoiser.process, self.state.noise, plan.offset_noise)
+        terms = METHODS[plan.method](
+            self.denoiser, self.adapter, noised, self.conditions.part(batch.part), plan
+        )
+        regression = 1.0
+        if plan.min_snr:
+            regression = objectives.min_snr_weight(self.denoiser.process, noised.timestep, plan.min_snr)
+        loss = objectives.total(terms, plan.weights, regression=regression)
+        if not loss.requires_grad:
+            raise TrainingError(
+                "Expected losses with a gradient, got some without: something on the model stops it. "
+                "Take patches and wrappers off the model, one after the other."
+            )
+        named = {**terms, "total": loss}
+        numbers = torch.stack([value.detach() for value in named.values()]).tolist()
+        if all(map(math.isfinite, numbers)):
+            (loss / plan.accumulation if plan.accumulation > 1 else loss).backward()
+        return dict(zip(named, numbers, strict=True))
+
+    def _look(self, step: int) -> bool:
+        """Read the validation loss and draw the pictures that are due, with the weights of a result.
+
+        What fails in it is warned of and left out: the run needs none of it. Tell whether anything was due.
+        """
+        plan, monitor, state = self.plan, self.monitor, self.state
+        reads = monitor.validates(step, plan.steps) and step not in state.validation
+        draws = monitor.draws(step, plan.steps) and step not in state.previews
+        if not (reads or draws):
+            return False
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(evaluation_mode(self.adapter.module))
+            stack.enter_context(state.average.applied() if step else self.adapter.off())
+            if reads:
+                with _optional("The validation loss of step %d could not be read: %s", step):
+                    state.validation[step] = validation_loss(self.denoiser, self.watched, plan.batch_size)
+            if draws:
+                with _optional("The pictures of step %d could not be drawn: %s", step):
+                    state.previews[step] = self._pictures()
+        return True
+
+    def _pictures(self) -> Tensor:
+        examples, target = self.watched[0]
+        empty = self.conditions.empty
+        latents = draw_previews(
+            self.denoiser, examples.latents, target, empty, self.monitor, self.plan.batch_size
+        )
+        if not bool(torch.isfinite(latents).all()):
+            raise ValueError("they are not finite")
+        return latents
+
+    def _tell(self, step: int, values: dict[str, float]) -> None:
+        if self.on_step is None:
+            return
+        state = self.state
+        pace = (time.perf_counter() - self.began) / max(step - self.start, 1)
+        rate = learning_rate(self.plan, step) if step else 0.0
+        self.on_step(
+            StepEvent(
+                step, self.plan.steps, values, pace, state.losses, state.validation, state.previews, rate,
+                peak_memory(state.device),
+            )
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _optional(message: str, step: int) -> Iterator[None]:
+    """Return a context whose failure is warned of; a cancel passes through."""
+    try:
+        yield
+    except Exception as error:
+        log.warning(message, step, str(error))  # whoever keeps the record keeps no tensors
+
+
+@contextlib.contextmanager
+def _training_mode(plan: TrainingPlan, device: torch.device) -> Iterator[None]:
+    """Allow gradients, and give dropout its own random stream that leaves the caller's as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices, enabled=plan.dropout > 0),
+    ):
+        if plan.dropout > 0:
+            torch.manual_seed(generator(plan.seed, "dropout").initial_seed())
+        yield
+
+
+def check_similarity(dataset: Dataset, plan: TrainingPlan) -> None:
+    """Raise InputError where the similarity term would compare images with themselves."""
+    counts = [len(part.source) for part in dataset.parts() if part.source is not None]
+    if plan.uses("similarity") and min(counts, default=0) < 3:
+        raise InputError(
+            f"Expected at least 3 source images of each category for the similarity term, got {min(counts)}. "
+            "Draw more or set the similarity weight to 0."
+        )
+
+
+def _ordinary_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor that autograd may save; inference tensors are copied."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _ordinary_conditions(
+    conditions: Conditions, plan: TrainingPlan, monitor: Monitor | None, device: torch.device
+) -> Conditions:
+    def ordinary(condition: Condition) -> Condition:
+        return condition.map(_ordinary_tensor).to(device)
+
+    guided = monitor is not None and monitor.preview_every > 0 and monitor.preview_cfg != 1.0
+    for needed, name in ((plan.needs_source(), "source"), (plan.needs_empty() or guided, "empty")):
+        if needed and getattr(conditions, name) is None:
+            raise InputError(f"Expected the {name} prompt for this training, got none. Connect the prompts.")
+    return conditions.map(ordinary)

@@ -1,0 +1,1 @@
+"""What is trained on a model that belongs to someone else."""

@@ -1,0 +1,1 @@
+"""What a graph asks of its trainings, looked at before anything runs."""

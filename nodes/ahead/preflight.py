@@ -1,0 +1,180 @@
+"""What a graph asks of its trainings is looked at before its first drawing, as far as it can be told."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+from torch import nn
+
+from ...domaingallery_core.errors import DomainGalleryError, InputError
+from ...domaingallery_core.plan import TrainingPlan
+from ...domaingallery_core.run.trainer import check_similarity
+from ...domaingallery_core.trainables.kinds import TITLES
+from ..files.saving import checked_name
+from ..sockets import TrainingOptions
+from ..train.data import check_parts, check_subject, checked_category, with_prompts
+from ..train.plans import domain_plan, erasure_plan, personalization_plan
+from ..train.run_options import DomainGalleryRunOptions
+from .foreseen import Foresight, at
+from .prompt_graph import UNKNOWN, GraphNode, PromptGraph
+
+log = logging.getLogger("domaingallery")
+
+#: What a training node that is not known yet may take, as anything from 1 on goes with it.
+STEPS, RATE, WEIGHT = 100_000, 1e-4, 1.0
+#: Networks of so many weights take about the rate of Stable Diffusion; smaller ones need more.
+LARGE = 100_000_000
+#: How many times a node's own learning rate passes without a word.
+FAR = 10
+
+
+def check_ahead(node: type[io.ComfyNode]) -> None:
+    """Look at the trainings after a node that runs, and at the node itself.
+
+    What only running the graph tells is left to its nodes.
+
+    Raises:
+        InputError: one cannot work; the message begins with the node where the trouble is.
+    """
+    hidden = node.hidden
+    if hidden is None or not hidden.prompt or hidden.unique_id not in hidden.prompt:
+        return
+    try:
+        check_graph(PromptGraph(hidden.prompt, running_outputs(hidden.prompt)), hidden.unique_id)
+    except DomainGalleryError:
+        raise
+    except Exception:  # a graph that is not understood must run as if nobody had looked at it
+        log.debug("The graph is not understood.", exc_info=True)
+
+
+def running_outputs(prompt: dict[str, Any]) -> list[str] | None:
+    """Return the output nodes of a prompt that the host runs now; None where that cannot be told."""
+    from server import PromptServer  # a server exists only where the host runs as one
+
+    server = getattr(PromptServer, "instance", None)
+    running = server.prompt_queue.get_current_queue_volatile()[0] if server is not None else []
+    found = [item[4] for item in running if item[2].keys() == prompt.keys()]
+    return list(found[0]) if len(found) == 1 else None
+
+
+def check_graph(graph: PromptGraph, here: str) -> None:
+    """Check every training and every saving after a node.
+
+    Raises:
+        InputError: one cannot work.
+    """
+    foresight = Foresight(graph, here)
+    later = graph.later(here)
+    for node in later:
+        if node.kind in ("DomainGalleryErase", "DomainGalleryTrain", "DomainGalleryPersonalize"):
+            _check_training(foresight, node)
+    for node in later:
+        name = graph.value(node, "name", UNKNOWN)
+        if node.kind == "DomainGallerySaveLora" and isinstance(name, str):
+            with at(node, here):
+                checked_name(name)
+
+
+def _check_training(foresight: Foresight, node: GraphNode) -> None:
+    _check_run_options(foresight, node)
+    options = foresight.options(node)
+    _check_erased(foresight, node, options)
+    plan = None
+    if options is not None:
+        with at(node, foresight.here):
+            plan = _plan(foresight.graph, node, options)
+            _check_package(plan)
+    _check_data(foresight, node, plan)
+
+
+def _check_run_options(foresight: Foresight, node: GraphNode) -> None:
+    linked = foresight.graph.source(node, "run_options")
+    if linked is not None and linked[0].kind == "DomainGalleryRunOptions":
+        values = foresight.graph.values(linked[0], DomainGalleryRunOptions.define_schema())
+        if values is not None:
+            with at(linked[0], foresight.here):
+                DomainGalleryRunOptions.execute(**values)
+
+
+def _check_erased(foresight: Foresight, node: GraphNode, options: TrainingOptions | None) -> None:
+    """Raise InputError where a training cannot go on with the LoRA of the first stage."""
+    erased = foresight.erased(node)
+    if erased is None or options is None:
+        return
+    with at(node, foresight.here):
+        if erased.adapter != options.adapter:
+            expected, got = TITLES[options.adapter], TITLES[erased.adapter]
+            raise InputError(
+                f"Expected a {expected} to go on with, got a {got}. "
+                f"Choose {erased.adapter!r} in Training Options."
+            )
+        # The shapes of a LoKr do not always tell its rank.
+        same = (erased.rank, erased.alpha) == (options.rank, options.alpha)
+        if options.adapter != "lokr" and not same:
+            raise InputError(
+                f"Expected an adapter with rank {options.rank} and alpha {options.alpha:g}, got one of rank "
+                f"{erased.rank} and alpha {erased.alpha:g} from the first stage. Set the same in both "
+                "Training Options, or connect none to this node."
+            )
+
+
+def _plan(graph: PromptGraph, node: GraphNode, options: TrainingOptions) -> TrainingPlan:
+    """Return the plan of a training, with something that works in place of what is not known."""
+
+    def number(name: str, otherwise: float) -> Any:
+        value = graph.value(node, name, otherwise)
+        return otherwise if value is UNKNOWN else value
+
+    given = number("steps", STEPS), number("learning_rate", RATE), number("seed", 0), options
+    if node.kind == "DomainGalleryErase":
+        return erasure_plan(*given)
+    if node.kind == "DomainGalleryTrain":
+        return domain_plan(*given)
+    return personalization_plan(*given, number("subject_weight", WEIGHT))
+
+
+def _check_package(plan: TrainingPlan) -> None:
+    if plan.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            "Expected the package bitsandbytes for the optimizer 'adamw8bit', got none. "
+            "Install bitsandbytes, or choose 'adamw'."
+        )
+
+
+def _check_data(foresight: Foresight, node: GraphNode, plan: TrainingPlan | None) -> None:
+    """Raise InputError where a training lacks images or prompts, as the node itself would."""
+    prompts, dataset = foresight.prompts(node, "prompts"), foresight.dataset(node, "dataset")
+    subject_prompts = foresight.prompts(node, "subject_prompts")
+    subject = foresight.dataset(node, "subject_dataset")
+    if dataset is None:
+        return
+    with at(node, foresight.here):
+        domain: Sequence[Any] = [(prompts, part) for part in dataset.parts()]
+        if prompts is not None:
+            domain = with_prompts(prompts, dataset)  # type: ignore[arg-type]
+        if prompts is not None and subject_prompts is not None:
+            apart = foresight.graph.source(node, "subject_dataset") is not None
+            if node.kind == "DomainGalleryErase" and not apart:
+                checked_category(subject_prompts, None, prompts, dataset)  # type: ignore[arg-type]
+            elif node.kind == "DomainGalleryErase" and subject is not None:
+                with_prompts(subject_prompts, subject)  # type: ignore[arg-type]
+            elif subject is not None:
+                check_subject(prompts, subject_prompts, subject)  # type: ignore[arg-type]
+        if plan is not None:
+            check_parts(domain, plan)
+            check_similarity(dataset, plan)  # type: ignore[arg-type]
+
+
+def warn_of_rate(plan: TrainingPlan, default: float, network: nn.Module) -> None:
+    """Warn of a learning rate far above what a node has by itself, for a network that is not small."""
+    weights = sum(p.numel() for p in network.parameters())
+    if plan.learning_rate > FAR * default and weights >= LARGE:
+        log.warning(
+            "The learning rate %g is %.0f times the paper's %g, which suits models of this size. "
+            "The LoRA may draw nothing but noise.",
+            plan.learning_rate, plan.learning_rate / default, default,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The nodes that make what a training reads."""

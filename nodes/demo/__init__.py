@@ -1,0 +1,1 @@
+"""The demo nodes, and the demo model built from the host's classes."""

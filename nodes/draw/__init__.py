@@ -1,0 +1,1 @@
+"""The nodes that draw, and enhancement as a patch of a MODEL."""

@@ -1,0 +1,1 @@
+"""The nodes that write, show and clear files."""

@@ -1,0 +1,110 @@
+"""Save LoRA: from a LORA_MODEL to a file that the host and other programs load."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from ...domaingallery_core.errors import FileError, InputError, shown
+from ...domaingallery_core.files.lora import KEY_FORMATS, comfyui_to_core, save_lora
+from ...domaingallery_core.files.writing import clear_leftovers, refused
+from ..node import Node
+from ..sockets import CATEGORY
+
+#: So many processes may take the next number at the same moment.
+MOST_AT_ONCE = 1000
+
+
+class DomainGallerySaveLora(Node):
+    """Write a LoRA to a file where the host finds it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DomainGallerySaveLora",
+            display_name="Save LoRA",
+            category=CATEGORY,
+            description="Writes a LoRA to output/loras, where the LoRA loaders find it, and reads it back. "
+            "The file says how it was trained and which words call it up.",
+            search_aliases=["export lora", "write lora", "lora file", "safetensors"],
+            is_output_node=True,
+            inputs=[
+                io.LoraModel.Input("lora", tooltip="From one of the training nodes."),
+                io.String.Input(
+                    "name",
+                    default="domain",
+                    tooltip="The beginning of the file name inside output/loras; a number is added. "
+                    "May name folders, such as faces/sketch.",
+                ),
+                io.Combo.Input(
+                    "key_format",
+                    options=list(KEY_FORMATS),
+                    default=KEY_FORMATS[0],
+                    tooltip="comfyui: the names of this program. kohya: names that most other programs read.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="The full path of the file.")],
+        )
+
+    @classmethod
+    def execute(cls, lora, name: str, key_format: str) -> io.NodeOutput:
+        folder, filename, number, subfolder = place_of(name)
+        clear_leftovers(folder)
+        for counter in range(number, number + MOST_AT_ONCE):
+            try:
+                path = save_lora(
+                    folder / f"{filename}_{counter:05}_.safetensors",
+                    comfyui_to_core(lora),
+                    getattr(lora, "metadata", None),
+                    key_format=key_format,
+                    key_map=getattr(lora, "kohya_names", None),
+                    replace=False,
+                )
+                break
+            except FileExistsError:  # another process was quicker
+                continue
+        else:
+            raise FileError(f"Expected a free number for {shown(name)}, got none. Choose another name.")
+        where = os.path.join("loras", subfolder).replace("\\", "/").rstrip("/")
+        saved = {"filename": path.name, "subfolder": where, "type": "output"}
+        return io.NodeOutput(str(path), ui={"loras": [saved], "text": [f"saved {where}/{path.name}"]})
+
+
+def place_of(name: str) -> tuple[Path, str, int, str]:
+    """Return folder, beginning of the file name, first free number and sub-folder for a name.
+
+    Raises:
+        InputError: the name leads out of the folder of LoRAs, through a link as well.
+        FileError: the disk refuses.
+    """
+    prefix, base = checked_name(name), os.path.join(folder_paths.get_output_directory(), "loras")
+    try:
+        if not folder_paths.is_within_directory(base, os.path.join(base, os.path.dirname(prefix))):
+            raise InputError(
+                f"Expected a name inside the folder output/loras, got {shown(name)}, which a link leads "
+                "out of it. Choose another name."
+            )
+        folder, filename, number, subfolder, _ = folder_paths.get_save_image_path(prefix, base)
+    except OSError as error:
+        raise refused(Path(base, prefix), error) from error
+    return Path(folder), filename, number, subfolder
+
+
+def checked_name(name: str, folder: str = "output/loras") -> str:
+    """Return the beginning of a file name that stays inside the folder it is for.
+
+    Raises:
+        InputError: it is empty, absolute, or climbs out.
+    """
+    name = name.strip()
+    windows = PureWindowsPath(name)
+    parts = windows.parts
+    if not name or name[-1] in "/\\" or windows.anchor or PurePosixPath(name).is_absolute() or ".." in parts:
+        raise InputError(
+            f"Expected a name inside the folder {folder}, got {shown(name)}. "
+            "Enter a name without '..' or a leading slash."
+        )
+    return "/".join(parts)

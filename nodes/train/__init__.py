@@ -1,0 +1,1 @@
+"""The nodes that train, and their options."""

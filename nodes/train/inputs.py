@@ -1,0 +1,75 @@
+"""Inputs and outputs that the training nodes share."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..draw.inputs import seed_input
+from ..sockets import Dataset, Options, Prompts, Run
+
+
+def training_inputs(steps: int, learning_rate: float, origin: str = "the paper's") -> list[io.Input]:
+    """Return the inputs that all training nodes begin with; `origin` says whose the defaults are."""
+    return [
+        io.Model.Input("model", tooltip="The model to learn on. It is left exactly as it was."),
+        Prompts.Input("prompts", tooltip="From Domain Prompts."),
+        Dataset.Input("dataset", tooltip="From Dataset."),
+        io.Int.Input(
+            "steps", default=steps, min=1, max=100000, tooltip=f"Training steps. {steps} are {origin}."
+        ),
+        io.Float.Input(
+            "learning_rate",
+            default=learning_rate,
+            min=0.0,
+            max=1.0,
+            step=1e-6,
+            tooltip=f"How far each step goes. {learning_rate:g} is {origin}, for Stable Diffusion; "
+            "small models need more.",
+        ),
+        seed_input(
+            "The seed of everything random here. The same inputs give the same LoRA again, and a "
+            "training that was cancelled goes on.",
+            control=io.ControlAfterGenerate.fixed,
+        ),
+    ]
+
+
+def erased_input(words: str) -> io.Input:
+    """Return the input for the LoRA of stage 1, for the same model and for `words`."""
+    return io.LoraModel.Input(
+        "erased",
+        optional=True,
+        tooltip=f"The LoRA of Erase Prior Attributes for the same model, {words}. Its kind, rank and alpha "
+        "are kept; Training Options, if connected, must have the same, and the same targets.",
+    )
+
+
+def option_inputs() -> list[io.Input]:
+    """Return the inputs of all training nodes for options."""
+    return [
+        Options.Input(
+            "options", optional=True, tooltip="From Training Options; without it, the paper's settings."
+        ),
+        Run.Input(
+            "run_options",
+            optional=True,
+            tooltip="From Run Options: previews, checkpoints, memory. A cancelled training goes on without "
+            "it, too.",
+        ),
+    ]
+
+
+def training_outputs() -> list[io.Output]:
+    """Return the outputs of all training nodes."""
+    return [
+        io.LoraModel.Output(
+            display_name="lora", tooltip="The LoRA: for Load LoRA Model, Save LoRA, or the next training."
+        ),
+        io.LossMap.Output(display_name="losses", tooltip="The losses over the steps, for Plot Loss Graph."),
+        io.Image.Output(display_name="plot", tooltip="Each loss term over the steps, as a picture."),
+        io.Image.Output(
+            display_name="previews",
+            tooltip="What the LoRA draws over the steps, beginning with the base model. "
+            "Needs preview_every of Run Options.",
+        ),
+    ]

@@ -1,0 +1,276 @@
+"""Erase Prior Attributes and Train Domain LoRA."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ...domaingallery_core.files.lora import comfyui_to_core, core_to_comfyui
+from ...domaingallery_core.fingerprints import fingerprint, run_identity
+from ...domaingallery_core.generators import generator
+from ...domaingallery_core.pictures.curves import VALIDATION
+from ...domaingallery_core.plan import TrainingPlan
+from ...domaingallery_core.run.trainer import TrainingResult, train
+from ...domaingallery_core.trainables.adapters import Adapter
+from ...domaingallery_core.trainables.kinds import describe
+from ..ahead.preflight import check_ahead, warn_of_rate
+from ..files.kept import keep_within_bounds
+from ..host.closing import kept_at_exit
+from ..host.identity import WEIGHTS, model_identity
+from ..host.memory import gradient_checkpointing, precision
+from ..host.model import HostDenoiser, kohya_names, training
+from ..host.progress import duration, node_id, warned
+from ..node import Node
+from ..sockets import (
+    CATEGORY,
+    Dataset,
+    DomainPrompts,
+    LatentDataset,
+    Prompts,
+    RunOptions,
+    TrainedLora,
+    TrainingOptions,
+)
+from .data import Pair, check_parts, checked_category, training_data, with_prompts
+from .inputs import erased_input, option_inputs, training_inputs, training_outputs
+from .live import Live, attempt, plot_image, preview_image
+from .plans import domain_plan, erasure_plan
+from .run_options import checkpoints_of, monitor_of
+
+#: The learning rates of the paper, which the nodes have by themselves.
+RATES = {"erasure": 1e-4, "domaingallery": 5e-5, "personalization": 5e-5}
+
+
+def run(
+    model: ModelPatcher,
+    prompts: DomainPrompts,
+    dataset: LatentDataset,
+    plan: TrainingPlan,
+    node: str | None,
+    start: Mapping[str, Tensor] | None = None,
+    options: RunOptions | None = None,
+    *,
+    also: Pair | None = None,
+    subject: Pair | None = None,
+) -> io.NodeOutput:
+    """Train a LoRA on a MODEL by a plan; return what a training node gives, also to a client.
+
+    Args:
+        also: further prompts whose identifier is erased with the domain's, on their own dataset.
+        subject: what joint personalization learns beside the domain.
+    """
+    domain = with_prompts(prompts, dataset)
+    if also is not None:
+        domain += with_prompts(*also)
+    check_parts(domain, plan)
+    options = options or RunOptions()
+    live = Live(node, model, plan.steps)
+    warn_of_rate(plan, RATES[plan.method], model.model.diffusion_model)
+    live.progress.say("looking at the model")
+    base = model_identity(model)
+    live.progress.say("loading the model")
+    with kept_at_exit(), ExitStack() as claim:
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(training(model))
+                dtype = stack.enter_context(precision(model, plan.precision))
+                denoiser = HostDenoiser(model)
+                data, conditions = training_data(model, denoiser, domain, plan, subject)
+                network = model.model.diffusion_model
+                stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
+                seed = generator(plan.seed, "adapter")
+                adapter = stack.enter_context(Adapter.inject(network, plan.adapter(), seed))
+                if start is not None:
+                    adapter.load(adapter.imported(start))
+                identity = run_identity(adapter, data, conditions, plan, base) | {"computes in": str(dtype)}
+                checkpoints = checkpoints_of(options, prompts.target_text, plan.method, identity)
+                claim.enter_context(checkpoints.claimed())
+                keep_within_bounds()  # which leaves what is claimed
+                live.checkpoints = checkpoints
+                result = train(
+                    denoiser, adapter, data, conditions, plan, live.show, checkpoints=checkpoints,
+                    monitor=monitor_of(options),
+                )  # fmt: skip
+                tensors = core_to_comfyui(adapter.exported(result.state_dict))
+            lora = TrainedLora(
+                tensors,
+                metadata=metadata(prompts, plan, identity, result.steps, subject and subject[0]),
+                kohya_names=kohya_names(model),
+            )
+            pictures = plot_image(result), preview_image(model, dataset.vae, result)
+            live.progress.say(summary(result))
+            output = io.NodeOutput(lora, loss_map(result), *pictures, ui=interface(result))
+            # What was trained stays on the disk until nothing is left that could fail.
+            attempt("room on the disk, without the checkpoints", checkpoints.finish)
+            attempt("the folder of the run free for others", claim.close)
+        except BaseException:
+            live.stopped()
+            raise
+    return output
+
+
+def metadata(
+    prompts: DomainPrompts,
+    plan: TrainingPlan,
+    identity: Mapping[str, Any],
+    step: int,
+    subject: DomainPrompts | None = None,
+) -> dict[str, str]:
+    """Return what a file of the LoRA says about itself; the first keys are those that other programs read."""
+    trigger = ", ".join(part.target_text for part in prompts.parts())
+    if subject is not None:
+        trigger = f"a {prompts.identifier} {subject.identifier} {subject.category}"
+    return {
+        "format": "pt",
+        "modelspec.title": f"{prompts.identifier} {prompts.category}",
+        "modelspec.trigger_phrase": trigger,
+        "ss_network_module": "lycoris.kohya" if plan.adapter_kind in ("loha", "lokr") else "networks.lora",
+        "ss_network_args": json.dumps({"algo": plan.adapter_kind}),
+        "ss_network_dim": str(plan.rank),
+        "ss_network_alpha": f"{plan.alpha:g}",
+        "ss_steps": str(step),
+        "domaingallery.base_model_hash": identity[f"base model {WEIGHTS}"],
+        "domaingallery.identity": fingerprint(identity),
+        "domaingallery.plan": json.dumps(plan.to_dict()),
+        "domaingallery.prompts": json.dumps(
+            {
+                "identifier": prompts.identifier,
+                "category": prompts.category,
+                "target": prompts.target_text,
+                "source": prompts.source_text,
+            }
+        ),
+    }
+
+
+def loss_map(result: TrainingResult) -> dict[str, list[float]]:
+    """Return a LOSS_MAP: "loss" for the host's plot, each term by its name, and the validation loss."""
+    terms = dict(result.losses)
+    found = {"loss": terms.pop("total", []), **terms}
+    return found | {VALIDATION: list(result.validation.values())} if result.validation else found
+
+
+def interface(result: TrainingResult) -> dict[str, list]:
+    """Return what a client receives: the terms over the steps, seconds, and a line of text."""
+    losses = {name: [float(f"{value:.5g}") for value in values] for name, values in result.losses.items()}
+    text = "\n".join([summary(result), *warned()])
+    found = {"losses": [losses], "seconds": [round(result.seconds, 3)], "text": [text]}
+    return found | {VALIDATION: [result.validation]} if result.validation else found
+
+
+def summary(result: TrainingResult) -> str:
+    """Return a line about a training that is done."""
+    since = f", gone on from step {result.resumed}" if result.resumed else ""
+    skipped = f", {result.skipped} of them skipped as not finite" if result.skipped else ""
+    last = result.losses["total"][-1]
+    return f"{result.steps} steps{skipped}{since} in {duration(result.seconds)}, last loss {last:.4f}"
+
+
+def starting_weights(
+    erased: Mapping[str, Tensor] | None, options: TrainingOptions | None
+) -> tuple[dict[str, Tensor] | None, TrainingOptions]:
+    """Return the weights to begin with, if any, and options, of their kind, rank and alpha if none are given.
+
+    Raises:
+        AdapterError: it is a LoRA of another origin.
+    """
+    if erased is None:
+        return None, options or TrainingOptions()
+    weights = comfyui_to_core(erased)
+    kind, rank, alpha = describe(weights)
+    return weights, options or TrainingOptions(adapter=kind, rank=rank, alpha=alpha)
+
+
+class DomainGalleryErase(Node):
+    """Run stage 1, prior attribute erasure (paper section 4.1, Eq. 5a)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DomainGalleryErase",
+            display_name="Erase Prior Attributes",
+            category=CATEGORY,
+            description='Stage 1. Makes "a [identifier] [category]" mean no more than "a [category]", so '
+            "that nothing the model knew of the word leaks into the domain. Needs no images of the domain.",
+            search_aliases=[
+                "prior attribute erasure",
+                "pre-erase",
+                "erase identifier",
+                "train lora",
+                "domaingallery",
+            ],
+            inputs=[
+                *training_inputs(500, RATES["erasure"]),
+                *option_inputs(),
+                Prompts.Input(
+                    "subject_prompts",
+                    optional=True,
+                    tooltip="From a second Domain Prompts: another identifier that is erased with the first, "
+                    "such as that of a subject. The steps are shared.",
+                ),
+                Dataset.Input(
+                    "subject_dataset",
+                    optional=True,
+                    tooltip="Source images for the second identifier. Without it those of dataset serve, if "
+                    "the category is the same.",
+                ),
+            ],
+            outputs=training_outputs(),
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, prompts, dataset, steps, learning_rate, seed, options=None, run_options=None,
+        subject_prompts=None, subject_dataset=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        check_ahead(cls)
+        plan = erasure_plan(steps, learning_rate, seed, options or TrainingOptions())
+        also = None
+        if subject_prompts is not None:
+            also = subject_prompts, checked_category(subject_prompts, subject_dataset, prompts, dataset)
+        return run(model, prompts, dataset, plan, node_id(cls), options=run_options, also=also)
+
+
+class DomainGalleryTrain(Node):
+    """Run stage 2, finetuning on the domain (paper section 4.2, Eq. 5b)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DomainGalleryTrain",
+            display_name="Train Domain LoRA",
+            category=CATEGORY,
+            description="Stage 2. Learns the domain from its images. Begins with the LoRA of Erase Prior "
+            "Attributes if that is connected.",
+            search_aliases=[
+                "finetune",
+                "few-shot",
+                "train lora",
+                "dreambooth",
+                "style training",
+                "domaingallery",
+            ],
+            inputs=[
+                *training_inputs(1000, RATES["domaingallery"]),
+                erased_input("identifier and category"),
+                *option_inputs(),
+            ],
+            outputs=training_outputs(),
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, prompts, dataset, steps, learning_rate, seed, erased=None, options=None, run_options=None
+    ) -> io.NodeOutput:
+        check_ahead(cls)
+        start, options = starting_weights(erased, options)
+        plan = domain_plan(steps, learning_rate, seed, options)
+        return run(model, prompts, dataset, plan, node_id(cls), start, run_options)

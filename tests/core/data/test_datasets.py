@@ -1,0 +1,163 @@
+"""Data order."""
+
+from __future__ import annotations
+
+from itertools import groupby, islice
+
+import pytest
+import torch
+
+from domaingallery_core.data.datasets import Dataset, Examples, batches
+from domaingallery_core.errors import InputError
+from domaingallery_core.generators import generator
+
+
+def numbered(count, shape=(1, 1, 1)):
+    return Examples(torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(count, *shape))
+
+
+def test_an_epoch_reads_every_source_image_once_and_targets_modulo_their_number():
+    data = Dataset(target=numbered(10), source=numbered(40))
+
+    epoch = list(islice(batches(data, 4, generator(0, "order")), 10))
+
+    source = torch.cat([batch.source for batch in epoch]).flatten()
+    target = torch.cat([batch.target for batch in epoch]).flatten()
+    assert sorted(source.tolist()) == list(range(40))
+    assert torch.equal(target, source % 10)
+    assert source.tolist() != sorted(source.tolist())
+
+
+def test_the_second_epoch_has_another_order():
+    order = batches(Dataset(source=numbered(40)), 40, generator(0, "order"))
+
+    assert not torch.equal(next(order).source, next(order).source)
+
+
+def test_batches_keep_their_size_across_epochs_and_for_small_sets():
+    order = batches(Dataset(target=numbered(3)), 4, generator(0, "order"))
+
+    drawn = torch.cat([next(order).target for _ in range(3)]).flatten().tolist()
+
+    assert [sorted(drawn[i : i + 3]) for i in range(0, 12, 3)] == [[0, 1, 2]] * 4
+
+
+def test_the_same_seed_gives_the_same_order():
+    data = Dataset(source=numbered(40))
+    first, second = (islice(batches(data, 4, generator(7, "order")), 15) for _ in range(2))
+
+    assert all(torch.equal(a.source, b.source) for a, b in zip(first, second, strict=True))
+
+
+def test_different_sizes_are_refused():
+    with pytest.raises(InputError, match="one size"):
+        Dataset(target=numbered(2), source=numbered(2, (1, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (torch.zeros(0, 1, 1, 1), r"at least one image .* got the shape \(0, 1, 1, 1\)"),
+        (torch.zeros(3, 4), r"at least one image .* got the shape \(3, 4\)"),
+        (torch.full((1, 1, 1, 1), torch.nan), "finite latents, got NaN or infinity"),
+    ],
+)
+def test_broken_latents_are_refused(latents, message):
+    with pytest.raises(InputError, match=message):
+        Examples(latents)
+
+
+def test_no_images_and_missing_parts_are_refused():
+    with pytest.raises(InputError, match="neither"):
+        Dataset()
+    with pytest.raises(InputError, match="target images"):
+        Dataset(source=numbered(2)).restricted(target=True, source=True)
+
+
+def test_one_category_is_read_as_without_categories():
+    data = Dataset(target=numbered(3), source=numbered(8))
+    two = Dataset(target=numbered(3), source=numbered(8), more=(data,))
+
+    assert [part.source for part in two.parts()] == [two.source, data.source]
+    found = list(islice(batches(data, 4, generator(0, "order")), 6))
+    assert {batch.part for batch in found} == {0}
+    assert torch.equal(found[0].target, found[0].source % 3)
+
+
+def test_a_batch_is_of_one_category_and_all_target_images_count_alike():
+    def of(count, offset):
+        return Examples(offset + torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1, 1))
+
+    data = Dataset(target=of(6, 0), source=of(20, 0), more=(Dataset(target=of(2, 100), source=of(20, 100)),))
+
+    found = list(islice(batches(data, 4, generator(0, "order")), 40))
+
+    for batch in found:
+        assert set((batch.source >= 100).flatten().tolist()) == {batch.part == 1}
+        assert set((batch.target >= 100).flatten().tolist()) == {batch.part == 1}
+    assert sum(batch.part for batch in found) == 10
+    assert max(len(list(run)) for key, run in groupby(batch.part for batch in found) if key == 1) == 1
+
+
+def test_turns_are_even_without_target_images():
+    data = Dataset(source=numbered(40), more=(Dataset(source=numbered(3)),))
+
+    assert [b.part for b in islice(batches(data, 2, generator(0, "order")), 4)] == [0, 1, 0, 1]
+
+
+def test_a_subject_comes_with_every_batch():
+    subject = Dataset(target=numbered(2), source=numbered(5))
+    plain = Dataset(target=numbered(3), source=numbered(8))
+    data = Dataset(target=plain.target, source=plain.source, subject=subject, more=(plain,))
+
+    found = list(islice(batches(data, 5, generator(0, "order")), 4))
+
+    assert all(sorted(b.subject.source.flatten().tolist()) == [0, 1, 2, 3, 4] for b in found)
+    assert all(torch.equal(b.subject.target, b.subject.source % 2) for b in found)
+
+
+def test_a_posterior_is_sampled_anew_each_time():
+    """Samples have the mean and the deviation that the VAE gave."""
+    examples = Examples(torch.full((1, 4, 16, 16), 5.0), torch.full((1, 4, 16, 16), 0.5))
+
+    drawn = torch.cat([b.source for b in islice(batches(Dataset(source=examples), 2, generator(0, "o")), 4)])
+
+    assert float(drawn.mean()) == pytest.approx(5, abs=0.05)
+    assert float(drawn.std()) == pytest.approx(0.5, rel=0.05)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_a_variant_of_each_image_is_drawn():
+    """Rows of an image follow each other, and over time all are read."""
+    examples = Examples(torch.arange(12.0).reshape(-1, 1, 1, 1), variants=4)
+    data = Dataset(target=examples)
+
+    drawn = torch.cat([b.target for b in islice(batches(data, 3, generator(0, "order")), 40)]).flatten()
+
+    assert len(data) == 3
+    assert set(drawn.tolist()) == set(range(12))
+    assert [sorted(int(row) // 4 for row in drawn[i : i + 3]) for i in range(0, 120, 3)] == [[0, 1, 2]] * 40
+
+
+def test_masks_follow_their_images():
+    masks = torch.arange(3.0).reshape(-1, 1, 1, 1) / 2
+    data = Dataset(target=Examples(torch.arange(3.0).reshape(-1, 1, 1, 1), masks=masks), source=numbered(7))
+
+    for batch in islice(batches(data, 2, generator(0, "order")), 5):
+        assert torch.equal(batch.target / 2, batch.mask)
+
+
+def test_a_run_without_target_images_reads_none_in_any_category():
+    data = Dataset(target=numbered(2), source=numbered(2), validation=numbered(1))
+    data = Dataset(target=data.target, source=data.source, validation=data.validation, more=(data,))
+
+    for part in data.restricted(target=False, source=True).parts():
+        assert part.target is None and part.validation is None and part.source is not None
+    with pytest.raises(InputError, match="target images"):
+        Dataset(target=numbered(2), more=(Dataset(source=numbered(2)),)).restricted(target=True, source=False)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_variants_are_as_many_for_each_image(number):
+    with pytest.raises(ValueError, match="rows for each image, got 3 rows"):
+        Examples(torch.zeros(3, 4, 2, 2), variants=number)

@@ -1,0 +1,233 @@
+"""The losses of each method, against their definition written out evaluation by evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import ToyDenoiser, assert_same_gradients, conditions, latents, network, plan, random
+
+from domaingallery_core.data.datasets import Batch
+from domaingallery_core.generators import generator
+from domaingallery_core.methods import METHODS, draw, noised_batch
+from domaingallery_core.methods.objectives import total
+from domaingallery_core.methods.similarity import clean_features, recurrent_denoise, similarity_consistency
+from domaingallery_core.model.denoiser import Condition
+from domaingallery_core.plan import LossWeights
+
+
+@pytest.fixture(params=["epsilon", "v"])
+def denoiser(request):
+    return ToyDenoiser(network(), request.param)
+
+
+def noised(denoiser, timestep=600, rows=4):
+    return noised_batch(
+        denoiser.process,
+        timestep,
+        target=(latents(rows, 1), latents(rows, 2)),
+        source=(latents(rows, 3), latents(rows, 4)),
+    )
+
+
+def prediction(denoiser, images, condition):
+    x0 = denoiser(images.x, images.sigma, condition.expand(len(images)))
+    return denoiser.process.prediction(images.x, x0, images.sigma)
+
+
+def mse(a, b):
+    return ((a - b) ** 2).mean()
+
+
+def expected_terms(denoiser, adapter, batch, prompts, method, guidance):
+    source = prediction(denoiser, batch.source, prompts.source)
+    with torch.no_grad(), adapter.off():
+        base = prediction(denoiser, batch.source, prompts.source)
+    terms = {"prior": mse(source, batch.source.wanted), "disentanglement": mse(source, base)}
+    if method == "erasure":
+        terms["erasure"] = mse(prediction(denoiser, batch.source, prompts.target), source.detach())
+        return terms
+    terms["target"] = mse(prediction(denoiser, batch.target, prompts.target), batch.target.wanted)
+    if method == "domaingallery":
+        options = {"steps": 5, "guidance": guidance, "empty": prompts.empty}
+        moving = recurrent_denoise(denoiser, batch.source.x, batch.timestep, prompts.target, **options)
+        features = clean_features(denoiser, moving, prompts.target)
+        with torch.no_grad():
+            fixed = recurrent_denoise(denoiser, batch.source.x, batch.timestep, prompts.source, **options)
+            reference = clean_features(denoiser, fixed, prompts.source)
+        terms["similarity"] = similarity_consistency(features, reference)
+    return terms
+
+
+@pytest.mark.parametrize(
+    ("method", "guidance", "timestep"),
+    [
+        ("erasure", 1.0, 600),
+        ("domaingallery", 1.0, 600),
+        ("domaingallery", 3.0, 600),
+        ("domaingallery", 3.0, 2),
+    ],
+)
+def test_shared_evaluations_give_the_terms_and_gradients_of_the_definition(
+    denoiser, adapter, method, guidance, timestep
+):
+    batch, prompts = noised(denoiser, timestep), conditions()
+    settings = plan(method, denoise_guidance=guidance)
+
+    found = METHODS[method](denoiser, adapter, batch, prompts, settings)
+    expected = expected_terms(denoiser, adapter, batch, prompts, method, guidance)
+
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-9, check_dtype=False)
+        assert_same_gradients(found[name], expected[name], adapter)
+
+
+def test_the_total_weighs_every_term_but_the_target():
+    terms = {
+        name: torch.tensor(1.0) for name in ("target", "prior", "disentanglement", "erasure", "similarity")
+    }
+    weights = LossWeights(prior=2, disentanglement=3, erasure=4, similarity=5)
+
+    assert float(total(terms, weights)) == 15
+
+
+G, N = True, False  # with gradient or without
+
+#: method, weights, rows of each evaluation with and without gradient, evaluations of features
+COSTS = [
+    ("erasure", {}, [(8, G), (4, N)], 0),
+    ("erasure", {"disentanglement": 0}, [(8, G)], 0),
+    ("erasure", {"erasure": 0}, [(4, G), (4, N)], 0),
+    ("erasure", {"erasure": 0, "prior": 0}, [(4, G), (4, N)], 0),
+    ("erasure", {"erasure": 0, "disentanglement": 0}, [(4, G)], 0),
+    ("erasure", {"prior": 0, "disentanglement": 0}, [(4, G), (4, N)], 0),
+    ("domaingallery", {}, [(12, G), (4, N), *4 * [(4, G)], *4 * [(4, N)]], 2),
+    ("domaingallery", {"disentanglement": 0}, [(12, G), *4 * [(4, G)], *4 * [(4, N)]], 2),
+    ("domaingallery", {"prior": 0}, [(12, G), (4, N), *4 * [(4, G)], *4 * [(4, N)]], 2),
+    (
+        "domaingallery",
+        {"prior": 0, "disentanglement": 0},
+        [(8, G), (4, N), *4 * [(4, G)], *4 * [(4, N)]],
+        2,
+    ),
+    ("domaingallery", {"similarity": 0}, [(8, G), (4, N)], 0),
+    ("domaingallery", {"similarity": 0, "disentanglement": 0}, [(8, G)], 0),
+    ("domaingallery", {"similarity": 0, "prior": 0}, [(8, G), (4, N)], 0),
+    ("domaingallery", {"similarity": 0, "disentanglement": 0, "prior": 0}, [(4, G)], 0),
+    ("dreambooth", {}, [(8, G)], 0),
+    ("dreambooth", {"prior": 0}, [(4, G)], 0),
+]
+
+
+@pytest.mark.parametrize(("method", "weights", "evaluations", "features"), COSTS)
+def test_a_weight_of_zero_costs_nothing(denoiser, adapter, method, weights, evaluations, features):
+    """What a step evaluates, and in which gradient mode, is what the terms with a weight need."""
+    settings = plan(method, weights=LossWeights(**weights))
+
+    found = METHODS[method](denoiser, adapter, noised(denoiser), conditions(), settings)
+
+    assert sorted(zip(denoiser.rows, denoiser.with_gradient, strict=True)) == sorted(evaluations)
+    assert denoiser.of_features == features
+    assert not {name for name, weight in weights.items() if weight == 0} & found.keys()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize(("method", "alone"), [("erasure", "erasure"), ("domaingallery", "similarity")])
+def test_a_term_alone_is_what_it_is_among_others(denoiser, adapter, method, alone, guidance):
+    """Its value and gradient do not depend on how evaluations are shared with other terms."""
+    batch, prompts = noised(denoiser), conditions()
+    off = dict.fromkeys(("prior", "disentanglement"), 0.0)
+
+    found, among = (
+        METHODS[method](
+            denoiser, adapter, batch, prompts,
+            plan(method, weights=LossWeights(**weights), denoise_guidance=guidance),
+        )[alone]
+        for weights in (off, {})
+    )  # fmt: skip
+
+    torch.testing.assert_close(found, among, rtol=1e-4, atol=1e-9)
+    assert_same_gradients(found, among, adapter, rtol=1e-3, atol=1e-7)
+
+
+def test_target_alone_is_dreambooth_without_prior(denoiser, adapter):
+    weights = LossWeights(prior=0, disentanglement=0, erasure=0, similarity=0)
+    batch, prompts = noised(denoiser), conditions()
+
+    first, second = (
+        METHODS[name](denoiser, adapter, batch, prompts, plan(name, weights=weights))
+        for name in ("domaingallery", "dreambooth")
+    )
+
+    assert first.keys() == second.keys() == {"target"}
+    assert torch.equal(first["target"], second["target"])
+
+
+def test_a_draw_shares_the_timestep_and_not_the_noise(denoiser):
+    zeros = torch.zeros(4, 2, 4, 4)
+
+    batch = draw(Batch(target=zeros, source=zeros), denoiser.process, generator(0, "noise"))
+
+    assert len(set(torch.cat([batch.target.sigma, batch.source.sigma]).tolist())) == 1
+    rows = torch.cat([batch.target.x, batch.source.x]).flatten(1)
+    assert len({tuple(row.tolist()) for row in rows}) == 8
+
+
+def test_offset_noise_is_part_of_what_is_regressed_on():
+    process = ToyDenoiser(network()).process
+    batch = Batch(target=torch.zeros(64, 2, 8, 8), source=None)
+
+    found = draw(batch, process, generator(0, "noise"), offset_noise=10.0).target
+
+    torch.testing.assert_close(found.x, found.sigma[:, None, None, None] * found.wanted)
+    assert float(found.wanted.mean((2, 3)).std()) == pytest.approx(10, rel=0.2)
+
+
+def test_draws_repeat_with_the_seed():
+    process = ToyDenoiser(network()).process
+    batch = Batch(target=latents(3, 1), source=latents(3, 2))
+
+    first, second = (draw(batch, process, generator(1, "noise"), 0.1) for _ in range(2))
+
+    assert first.timestep == second.timestep
+    assert torch.equal(first.source.x, second.source.x)
+
+
+def test_prompts_of_different_length_are_evaluated_apart(denoiser, adapter):
+    prompts = conditions()
+    longer = type(prompts)(target=Condition({"context": random(1, 6, 8, seed=1)}), source=prompts.source)
+
+    METHODS["erasure"](denoiser, adapter, noised(denoiser), longer, plan("erasure"))
+
+    assert denoiser.rows[:2] == [4, 4]
+
+
+def test_a_mask_weighs_the_places_of_the_target_term(denoiser, adapter):
+    """A mask of ones changes nothing; where it is 0, what is predicted does not matter."""
+    batch, prompts, settings = noised(denoiser), conditions(), plan("dreambooth")
+    left = torch.ones(4, 1, 4, 4)
+    left[..., 2:] = 0
+
+    def target_term(mask):
+        masked = replace(batch, target=replace(batch.target, mask=mask))
+        return METHODS["dreambooth"](denoiser, adapter, masked, prompts, settings)["target"]
+
+    found = prediction(denoiser, batch.target, prompts.target)
+    torch.testing.assert_close(target_term(torch.ones(4, 1, 4, 4)), target_term(None))
+    torch.testing.assert_close(target_term(left), mse(found[..., :2], batch.target.wanted[..., :2]))
+    assert target_term(torch.zeros(4, 1, 4, 4)).item() == 0
+
+
+def test_a_draw_keeps_masks_and_subjects(denoiser):
+    mask, subject = torch.rand(2, 1, 4, 4), Batch(latents(2, 3), latents(2, 4))
+    process = denoiser.process
+
+    plain = draw(Batch(latents(2, 1), latents(2, 2)), process, generator(0, "noise"))
+    full = draw(Batch(latents(2, 1), latents(2, 2), mask, subject), process, generator(0, "noise"))
+
+    assert torch.equal(full.target.mask, mask) and full.source.mask is None
+    assert torch.equal(full.source.x, plain.source.x)
+    assert full.subject.timestep == full.timestep
+    assert not torch.equal(full.subject.target.wanted, full.subject.source.wanted)

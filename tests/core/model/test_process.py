@@ -1,0 +1,74 @@
+"""Noising, predictions and DDIM in sigma terms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys import latents
+
+from domaingallery_core.model.process import Process
+
+
+def processes():
+    flow = Process("flow", torch.linspace(0.001, 1, 1000, dtype=torch.float64))
+    return [Process.scaled_linear("epsilon"), Process.scaled_linear("v"), flow]
+
+
+@pytest.mark.parametrize("process", processes(), ids=lambda process: process.kind)
+@pytest.mark.parametrize("timestep", [0, 400, 999])
+def test_the_prediction_at_the_true_x0_is_the_target(process, timestep):
+    x0, noise = latents(3, 1).double(), latents(3, 2).double()
+    sigma = process.sigma(timestep, x0)
+
+    x = process.noised(x0, noise, sigma)
+
+    torch.testing.assert_close(process.prediction(x, x0, sigma), process.target(x0, noise, sigma))
+
+
+@pytest.mark.parametrize("process", processes(), ids=lambda process: process.kind)
+def test_a_ddim_step_with_the_true_x0_lands_on_the_noised_latents(process):
+    x0, noise = latents(3, 1).double(), latents(3, 2).double()
+    x = process.noised(x0, noise, process.sigma(700, x0))
+
+    stepped = process.ddim_noised(*process.ddim_prediction(x, x0, 700), 200)
+
+    torch.testing.assert_close(
+        stepped, process.noised(x0, noise, process.sigma(200, x0)), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("process", processes(), ids=lambda process: process.kind)
+def test_every_timestep_is_found_again_from_its_sigma(process):
+    sigmas = process.sigmas.float()
+
+    assert process.timestep(sigmas).tolist() == list(range(1000))
+
+
+def test_the_clean_input_is_x0_after_the_scaling_of_the_network():
+    x0 = latents(2, 1).double()
+    for process in processes()[:2]:
+        x, sigma = process.clean_input(x0)
+
+        torch.testing.assert_close(x / (1 + sigma[:, None, None, None] ** 2).sqrt(), x0)
+        assert process.timestep(sigma).tolist() == [0, 0]
+
+
+def test_the_schedule_is_the_one_of_stable_diffusion():
+    sigmas = Process.scaled_linear("epsilon").sigmas
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+
+    torch.testing.assert_close(1 / (1 + sigmas**2), (1 - betas).cumprod(0).double(), rtol=2e-7, atol=0)
+
+    assert float(sigmas[0]) == pytest.approx(0.0292, abs=1e-4)
+    assert float(sigmas[-1]) == pytest.approx(14.6146, abs=1e-4)
+
+
+@pytest.mark.parametrize("sigmas", [[1.0], [1.0, 1.0], [2.0, 1.0], [-1.0, 1.0], [[1.0, 2.0]]])
+def test_sigmas_that_do_not_ascend_are_refused(sigmas):
+    with pytest.raises(ValueError, match="Expected sigmas"):
+        Process("epsilon", torch.tensor(sigmas))
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="'x0'"):
+        Process("x0", torch.tensor([1.0, 2.0]))

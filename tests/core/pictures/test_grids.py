@@ -1,0 +1,46 @@
+"""Grids of pictures with labels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from domaingallery_core.pictures.grids import PAPER, labelled_grid
+
+COLOURS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+
+
+def flat(colour, count=1, height=40, width=30):
+    return colour.expand(count, height, width, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_cell_is_in_its_place(count):
+    """Pictures keep their pixels, in rows and columns, those of a cell below one another."""
+    cells = [
+        [flat(COLOURS[0], count), flat(COLOURS[1], count)],
+        [flat(COLOURS[2], count), flat(COLOURS[3], count)],
+    ]
+
+    grid = labelled_grid(cells, ["V-uncond", "VN-N"], ["0.5", "1"])
+
+    assert grid.dtype == torch.float32 and grid.shape[0] == 1 and grid.shape[-1] == 3
+    found = [(grid[0] == colour).all(-1).nonzero() for colour in COLOURS]
+    assert [len(place) for place in found] == [40 * 30 * count] * 4
+    (top, left), (bottom, right) = found[0].min(0).values.tolist(), found[3].max(0).values.tolist()
+    assert left > 40 and top > 12, "there is room for the labels"
+    assert found[1][0, 0] == top and found[1][:, 1].min() > found[0][:, 1].max()
+    assert found[2][0, 1] == left and found[2][:, 0].min() > found[0][:, 0].max()
+    assert bottom < grid.shape[1] and right < grid.shape[2]
+
+
+def test_labels_are_written_beside_and_above():
+    grid = labelled_grid([[flat(COLOURS[0])]], ["V-uncond"], ["0.5"])
+    plain = labelled_grid([[flat(COLOURS[0])]], ["        "], ["   "])
+
+    paper = torch.tensor(PAPER) / 255
+    ink = ((grid[0] - paper).abs().amax(-1) > 0.5) & ~(grid[0] == COLOURS[0]).all(-1)
+    place = (grid[0] == COLOURS[0]).all(-1).nonzero()
+    top, left = place.min(0).values.tolist()
+    assert ink[:top].any() and ink[top:, :left].any() and not ink[top:, left:].any()
+    assert not ((plain[0] - paper).abs().amax(-1) > 0.5)[:10].any()

@@ -1,0 +1,101 @@
+"""The loss on fixed noise: which images it reads, under which prompts, and what it is the mean of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from killed_run import PLAN, run
+from toys import WIDTH, ToyDenoiser, conditions, latents, network, random
+
+from domaingallery_core.data.datasets import Dataset, Examples
+from domaingallery_core.errors import InputError
+from domaingallery_core.generators import generator
+from domaingallery_core.model.denoiser import Condition, Conditions
+from domaingallery_core.run.monitor import LEVELS, Monitor, validation_loss, watched
+
+FACES, HOUSES = Examples(latents(5, 1)), Examples(latents(2, 3))
+SOURCE = Examples(latents(6, 2))
+
+
+def two_categories():
+    houses = Conditions(**{name: Condition({"context": random(1, 3, WIDTH, seed=seed)})
+                           for name, seed in (("target", 21), ("source", 22))})  # fmt: skip
+    data = Dataset(target=FACES, source=SOURCE, more=(Dataset(target=HOUSES, source=SOURCE),))
+    return data, replace(conditions(), more=(houses,))
+
+
+def by_definition(denoiser, examples, condition):
+    """Return the mean squared error of epsilon, one image and one level at a time."""
+    stream, found = generator(0, "validation"), []
+    for level in range(LEVELS):
+        noise = torch.randn(examples.latents.shape, generator=stream)
+        sigma = denoiser.process.sigmas[int((level + 0.5) * len(denoiser.process) / LEVELS)][None].float()
+        for x0, epsilon in zip(examples.latents.split(1), noise.split(1), strict=True):
+            x = x0 + sigma * epsilon
+            found.append(((x - denoiser(x, sigma, condition)) / sigma - epsilon).square().mean())
+    return float(torch.stack(found).mean())
+
+
+def test_the_loss_of_several_categories_is_the_mean_over_their_images_each_under_its_prompt():
+    data, prompts = two_categories()
+    denoiser, pairs = ToyDenoiser(network()), watched(data, prompts)
+
+    found = validation_loss(denoiser, pairs, 4)
+
+    faces = by_definition(denoiser, FACES, prompts.target)
+    houses = by_definition(denoiser, HOUSES, prompts.more[0].target)
+    assert abs(faces / houses - 1) > 0.01
+    assert found == pytest.approx((5 * faces + 2 * houses) / 7, rel=1e-5)
+    alone = [validation_loss(denoiser, [pair], 4) for pair in pairs]
+    assert alone == pytest.approx([faces, houses], rel=1e-5)
+
+
+def test_an_image_in_many_crops_counts_once():
+    pairs = watched(*two_categories())
+    crops = Examples(HOUSES.latents.repeat_interleave(3, dim=0), variants=3)
+    denoiser = ToyDenoiser(network())
+
+    found = validation_loss(denoiser, [pairs[0], (crops, pairs[1][1])], 4)
+
+    alone = [validation_loss(denoiser, [pair], 4) for pair in (pairs[0], (crops, pairs[1][1]))]
+    assert found == pytest.approx((5 * alone[0] + 2 * alone[1]) / 7)
+
+
+def test_held_out_images_are_read_in_place_of_those_that_are_trained_on():
+    data, prompts = two_categories()
+    apart = replace(data.more[0], validation=Examples(latents(1, 7)))
+    sources = Dataset(source=SOURCE, more=(Dataset(source=FACES),))
+
+    assert [examples for examples, _ in watched(data, prompts)] == [FACES, HOUSES]
+    assert watched(replace(data, more=(apart,)), prompts) == [(apart.validation, prompts.more[0].target)]
+    assert [examples for examples, _ in watched(sources, prompts)] == [SOURCE, FACES]
+
+
+def test_a_training_reads_the_loss_of_all_its_categories():
+    data, prompts = two_categories()
+    other = replace(data, more=(replace(data.more[0], target=Examples(latents(2, 9))),))
+
+    plan, monitor = replace(PLAN, steps=1, warmup_steps=0), Monitor(validate_every=1)
+    found = [run(plan, data=each, prompts=prompts, monitor=monitor) for each in (data, other)]
+
+    base = validation_loss(ToyDenoiser(network()), watched(data, prompts), PLAN.batch_size)
+    assert found[0].validation[0] == base
+    assert found[1].validation[0] != base
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"validate_every": -1},
+        {"preview_every": 0.5},
+        {"previews": 0},
+        {"preview_steps": 0},
+        {"preview_cfg": -1.0},
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_work_are_named(changes):
+    with pytest.raises(InputError, match=f"Expected {next(iter(changes))} to be"):
+        Monitor(**changes)

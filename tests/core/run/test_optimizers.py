@@ -1,0 +1,157 @@
+"""Learning rates, accumulated gradients, averages, Min-SNR weights and 8-bit moments."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from killed_run import PLAN, run
+from torch import nn
+from toys import latents
+
+from domaingallery_core.data.datasets import Batch, Dataset, Examples
+from domaingallery_core.errors import InputError
+from domaingallery_core.methods import noised_batch, objectives
+from domaingallery_core.model.process import Process
+from domaingallery_core.plan import LossWeights, TrainingPlan
+from domaingallery_core.run import trainer
+from domaingallery_core.run.optimizers import MovingAverage, learning_rate
+
+SIMPLE = TrainingPlan(
+    method="dreambooth", steps=6, learning_rate=1e-2, batch_size=4, weights=LossWeights(prior=0)
+)
+
+
+def rates(**changes):
+    plan = replace(SIMPLE, **{"steps": 10, "learning_rate": 2.0} | changes)
+    return [round(learning_rate(plan, step), 6) for step in range(1, 11)]
+
+
+def test_learning_rates_follow_their_schedule():
+    assert rates() == [2.0] * 10
+    assert rates(schedule="linear") == [2.0, 1.8, 1.6, 1.4, 1.2, 1.0, 0.8, 0.6, 0.4, 0.2]
+    assert rates(warmup_steps=4) == [0.5, 1.0, 1.5, *[2.0] * 7]
+    cosine = rates(schedule="cosine", warmup_steps=2)
+    assert cosine[:3] == [1.0, 2.0, 2.0]
+    assert cosine[6] == pytest.approx(1 + math.cos(math.pi / 2))
+    assert cosine[2:] == sorted(cosine[2:], reverse=True) and cosine[-1] > 0
+    assert rates(warmup_steps=10, schedule="linear") == [round(0.2 * step, 6) for step in range(1, 11)]
+
+
+def test_each_step_takes_and_tells_its_learning_rate():
+    events, plan = [], replace(SIMPLE, schedule="linear", warmup_steps=2)
+
+    run(plan, on_step=events.append)
+
+    assert [event.learning_rate for event in events] == [learning_rate(plan, step) for step in range(1, 7)]
+    with_rates, constant = run(plan), run(SIMPLE)
+    assert any(not torch.equal(v, constant.state_dict[k]) for k, v in with_rates.state_dict.items())
+
+
+def test_two_half_batches_are_one_batch(monkeypatch):
+    """With the noise of both halves, accumulated gradients give the step of the whole batch."""
+    images, noise = latents(4, 1), latents(4, 2)
+    rows = []
+
+    def whole_or_half(dataset, batch_size, generator):
+        while True:
+            for first in range(0, 4, batch_size):
+                rows.append(slice(first, first + batch_size))
+                yield Batch(target=images[rows[-1]], source=None)
+
+    def fixed_noise(batch, process, generator, offset_noise):
+        return noised_batch(process, 500, target=(batch.target, noise[rows[-1]]))
+
+    monkeypatch.setattr(trainer, "batches", whole_or_half)
+    monkeypatch.setattr(trainer, "draw", fixed_noise)
+    data = Dataset(target=Examples(images))
+    whole = run(SIMPLE, data=data)
+    halves = run(replace(SIMPLE, batch_size=2, accumulation=2), data=data)
+
+    assert halves.losses["total"] == pytest.approx(whole.losses["total"], rel=1e-4)
+    for name, weight in whole.state_dict.items():
+        torch.testing.assert_close(halves.state_dict[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_the_average_is_that_of_the_steps_and_leaves_training_alone():
+    plain, averaged = run(SIMPLE), run(replace(SIMPLE, ema=0.5))
+    parameters = {"w": nn.Parameter(torch.zeros(2))}
+    average = MovingAverage(parameters, 0.5)
+    expected = 0.0
+    for n in range(1, 20):
+        parameters["w"].data.fill_(float(n))
+        average.update()
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * n
+
+    assert plain.losses == averaged.losses
+    assert any(not torch.equal(v, averaged.state_dict[k]) for k, v in plain.state_dict.items())
+    with average.applied():
+        assert parameters["w"].tolist() == pytest.approx([expected] * 2)
+    assert parameters["w"].tolist() == [19.0, 19.0]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v", "flow"])
+def test_min_snr_weighs_every_family_as_its_x0(kind):
+    """The error of x0 that an error of the prediction makes has the weight min(SNR, gamma)."""
+    process = (
+        Process("flow", torch.linspace(0.001, 1, 1000)) if kind == "flow" else Process.scaled_linear(kind)
+    )
+    x0, noise = latents(1, 1).double(), latents(1, 2).double()
+    for timestep in (3, 200, 500, 900):
+        sigma = process.sigma(timestep, x0)
+        s = float(sigma)
+        snr = ((1 - s) / s) ** 2 if kind == "flow" else 1 / s**2
+        x = process.noised(x0, noise, sigma)
+        wrong = x0 + 0.01
+        of_prediction = objectives.reconstruction(
+            process.prediction(x, wrong, sigma), process.target(x0, noise, sigma)
+        )
+        weight = objectives.min_snr_weight(process, timestep, 5.0)
+        assert float(weight * of_prediction) == pytest.approx(min(snr, 5.0) * 0.01**2, rel=1e-6)
+
+
+def test_min_snr_changes_the_terms_of_eq_1_alone():
+    terms = {name: torch.tensor(1.0) for name in ("target", "prior", "disentanglement")}
+
+    assert float(objectives.total(terms, LossWeights(prior=2), regression=0.5)) == 0.5 + 1.0 + 10
+    plain, weighted = run(SIMPLE), run(replace(SIMPLE, min_snr=1.0))
+    assert plain.losses["target"][0] == weighted.losses["target"][0]
+    assert plain.losses["total"][0] > weighted.losses["total"][0]
+
+
+def test_eight_bits_without_bitsandbytes_are_refused_before_the_first_step(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    events = []
+
+    with pytest.raises(InputError, match="Install bitsandbytes, or choose 'adamw'"):
+        run(replace(PLAN, optimizer="adamw8bit"), on_step=events.append)
+
+    assert not events
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "sgd"}, "Expected optimizer to be one of adamw, adamw8bit, got 'sgd'"),
+        ({"schedule": "step"}, "one of constant, linear, cosine, got 'step'"),
+        ({"accumulation": 0}, "accumulation to be a whole number, at least 1"),
+        ({"warmup_steps": 7}, "warmup_steps to be a whole number, at least 0 and at most 6, got 7"),
+        ({"ema": 1.0}, "ema to be a finite number, at least 0 and at most 0.99999"),
+        ({"min_snr": -1.0}, "min_snr"),
+        ({"precision": "float16"}, "precision to be one of"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        replace(SIMPLE, **changes)
+
+
+def test_without_an_average_nothing_is_kept_for_one():
+    weights = {"a": nn.Parameter(torch.ones(2))}
+
+    assert MovingAverage(weights, 0.0).values == {}
+    assert MovingAverage(weights, 0.5).values.keys() == {"a"}

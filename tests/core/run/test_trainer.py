@@ -1,0 +1,226 @@
+"""The loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import Network, ToyDenoiser, conditions, latents, network
+
+from domaingallery_core.data.datasets import Dataset, Examples
+from domaingallery_core.errors import InputError, TrainingError
+from domaingallery_core.generators import generator
+from domaingallery_core.model.denoiser import Conditions
+from domaingallery_core.plan import AdapterConfig, LossWeights, TrainingPlan
+from domaingallery_core.run.trainer import train
+from domaingallery_core.trainables.adapters import Adapter, ordinary_weights
+
+
+def plan(method="domaingallery", **changes):
+    return TrainingPlan(**{"method": method, "steps": 4, "learning_rate": 1e-2} | changes)
+
+
+def dataset():
+    return Dataset(target=Examples(latents(5, 1)), source=Examples(latents(12, 2)))
+
+
+def run(settings, on_step=None, model=None, data=None, prompts=None, denoiser=None):
+    model = model or network()
+    with Adapter.inject(model, settings.adapter(), generator(settings.seed, "adapter")) as adapter:
+        return train(
+            denoiser or ToyDenoiser(model),
+            adapter,
+            data or dataset(),
+            prompts or conditions(),
+            settings,
+            on_step,
+        )
+
+
+@pytest.mark.parametrize("method", ["erasure", "domaingallery", "dreambooth"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_same_plan_gives_the_same_bytes(method, dropout):
+    settings = plan(method, dropout=dropout, offset_noise=0.1)
+    state = torch.get_rng_state()
+
+    first = run(settings)
+    torch.manual_seed(99)
+    second = run(settings)
+    torch.set_rng_state(state)
+
+    assert first.state_dict.keys() == second.state_dict.keys()
+    assert all(torch.equal(v, second.state_dict[k]) for k, v in first.state_dict.items())
+    assert first.losses == second.losses
+    assert any(float(v.abs().max()) > 0 for k, v in first.state_dict.items() if "lora_B" in k)
+
+
+@pytest.mark.parametrize("most", [1e-3, 1e3])
+def test_gradients_are_clipped(monkeypatch, most):
+    """The optimizer gets none with a norm above that of the plan, and those below it as they are."""
+    before, given = [], []
+    clip, step = torch.nn.utils.clip_grad_norm_, torch.optim.AdamW.step
+
+    def norm(parameters):
+        return float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
+
+    def clipping(parameters, *options):
+        before.append(norm(parameters))
+        return clip(parameters, *options)
+
+    def stepping(optimizer, *rest):
+        given.append(norm([p for group in optimizer.param_groups for p in group["params"]]))
+        return step(optimizer, *rest)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipping)
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
+    run(plan(max_grad_norm=most))
+
+    assert len(given) == 4 and all(1e-3 < norm < 1e3 for norm in before)
+    expected = [min(norm, most) for norm in before]
+    assert given == pytest.approx(expected, rel=1e-3)
+
+
+def test_another_seed_gives_another_result():
+    first, second = run(plan(seed=1)), run(plan(seed=2))
+
+    assert any(not torch.equal(v, second.state_dict[k]) for k, v in first.state_dict.items())
+
+
+def test_training_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+
+    run(plan(dropout=0.5))
+
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_loss_goes_down():
+    losses = run(
+        plan("erasure", steps=150, learning_rate=2e-2, weights=LossWeights(disentanglement=0, erasure=0))
+    ).losses
+
+    assert sum(losses["prior"][-30:]) < 0.9 * sum(losses["prior"][:30])
+
+
+def test_every_step_is_told_with_its_terms():
+    events = []
+
+    result = run(plan(), events.append)
+
+    assert [event.step for event in events] == [1, 2, 3, 4]
+    assert events[0].losses.keys() == {"target", "prior", "disentanglement", "similarity", "total"}
+    assert events[0].losses["total"] == pytest.approx(
+        events[0].losses["target"]
+        + events[0].losses["prior"]
+        + 10 * events[0].losses["disentanglement"]
+        + events[0].losses["similarity"]
+    )
+    assert result.losses["total"] == [event.losses["total"] for event in events]
+
+
+def test_what_on_step_raises_ends_the_run_and_the_model_is_as_before():
+    model = network()
+    before = {name: (id(p), p.clone()) for name, p in model.named_parameters()}
+
+    def interrupt(event):
+        if event.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(plan(), interrupt, model=model)
+
+    after = dict(model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(id(after[n]) == i and torch.equal(after[n], value) for n, (i, value) in before.items())
+
+
+def test_training_works_from_inference_mode_on_inference_tensors():
+    settings = plan()
+    expected = run(settings)
+    with torch.inference_mode():
+        model = Network().eval()
+        for mine, other in zip(model.parameters(), network().parameters(), strict=True):
+            mine.copy_(other)
+        data = Dataset(target=Examples(latents(5, 1).clone()), source=Examples(latents(12, 2).clone()))
+        with ordinary_weights(model):
+            found = run(settings, model=model, data=data)
+        assert model.attn1.to_q.weight.is_inference()
+
+    assert all(torch.equal(v, found.state_dict[k]) for k, v in expected.state_dict.items())
+
+
+def test_target_alone_equals_dreambooth_without_prior_step_for_step():
+    none = LossWeights(prior=0, disentanglement=0, erasure=0, similarity=0)
+
+    first, second = run(plan(weights=none)), run(plan("dreambooth", weights=none))
+
+    assert all(torch.equal(v, second.state_dict[k]) for k, v in first.state_dict.items())
+
+
+class Broken(ToyDenoiser):
+    """Give NaN in some calls."""
+
+    def __init__(self, model, bad):
+        super().__init__(model)
+        self.bad = bad
+
+    def __call__(self, x, sigma, condition):
+        x0 = super().__call__(x, sigma, condition)
+        return x0 * math.nan if len(self.rows) in self.bad else x0
+
+
+def test_a_step_that_is_not_finite_is_skipped():
+    model, events = network(), []
+    settings = plan("dreambooth", steps=6)
+
+    result = run(settings, events.append, model=model, denoiser=Broken(model, {2, 3}))
+
+    assert len(events) == 6 and len(result.losses["total"]) == 4
+    assert all(bool(torch.isfinite(v).all()) for v in result.state_dict.values())
+
+
+def test_losses_that_stay_broken_stop_the_run():
+    model, events = network(), []
+    with pytest.raises(TrainingError, match="5 steps in a row"):
+        run(plan("dreambooth", steps=50), events.append, model=model, denoiser=Broken(model, set(range(100))))
+
+    assert len(events) == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "prompts", "named"),
+    [
+        (Dataset(source=Examples(latents(4, 1))), None, "target images"),
+        (Dataset(target=Examples(latents(4, 1))), None, "source images"),
+        (None, Conditions(target=conditions().target), "source prompt"),
+    ],
+)
+def test_missing_images_and_prompts_are_refused_before_the_first_step(data, prompts, named):
+    events = []
+    with pytest.raises(InputError, match=named):
+        run(plan(), events.append, data=data, prompts=prompts)
+
+    assert not events
+
+
+def test_the_same_category_twice_reads_the_prompts_of_each():
+    """A training with a second category differs from one without, and by its prompt alone from another."""
+
+    def trained(*prompts):
+        denoiser = ToyDenoiser(network())
+        data = Dataset(source=Examples(latents(6, 1)))
+        data = replace(data, more=(data,) * (len(prompts) - 1))
+        given = replace(prompts[0], more=prompts[1:])
+        with Adapter.inject(denoiser.network, AdapterConfig(), generator(0, "adapter")) as adapter:
+            plan = TrainingPlan(method="erasure", steps=2, learning_rate=1e-2)
+            return train(denoiser, adapter, data, given, plan).state_dict
+
+    first = conditions()
+    second = Conditions(target=first.source, source=first.target)
+    one, two, three = trained(first), trained(first, first), trained(first, second)
+
+    name = next(iter(one))
+    assert not torch.equal(one[name], three[name])
+    assert not torch.equal(two[name], three[name])

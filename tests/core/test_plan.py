@@ -1,0 +1,95 @@
+"""Plans."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+
+from domaingallery_core.errors import InputError
+from domaingallery_core.plan import AdapterConfig, LossWeights, TrainingPlan
+
+
+def plan(**changes):
+    return TrainingPlan(**{"method": "domaingallery", "steps": 10, "learning_rate": 1e-4} | changes)
+
+
+def test_a_plan_survives_json():
+    before = plan(weights=LossWeights(similarity=0.5), denoise_guidance=3.0)
+
+    assert TrainingPlan.from_dict(json.loads(json.dumps(before.to_dict()))) == before
+
+
+def test_the_defaults_are_those_of_the_paper():
+    found = plan()
+
+    assert (found.rank, found.alpha, found.batch_size, found.denoise_steps) == (4, 4.0, 4, 5)
+    assert found.weights == LossWeights(prior=1, disentanglement=10, erasure=10, similarity=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"steps": 1.5},
+        {"steps": True},
+        {"learning_rate": 0},
+        {"learning_rate": -1e-4},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+        {"learning_rate": "fast"},
+        {"batch_size": 0},
+        {"batch_size": 2},
+        {"method": "magic"},
+        {"rank": 0},
+        {"alpha": 0},
+        {"dropout": 1},
+        {"denoise_steps": 0},
+        {"seed": -1},
+        {"similarity_scale": "mine"},
+        {"weights": {"prior": -1}},
+        {"weights": {"style": 1}},
+    ],
+    ids=str,
+)
+def test_a_plan_that_cannot_work_is_refused_with_the_value(changes):
+    [value] = changes.values()
+    if isinstance(value, dict):  # the number, or the key where that is unknown
+        value = [*value] if "style" in value else value["prior"]
+
+    with pytest.raises(InputError, match=rf"got (also )?{re.escape(repr(value))}"):
+        plan(**changes)
+
+
+def test_two_images_a_batch_are_enough_without_the_similarity_term():
+    assert plan(batch_size=2, weights=LossWeights(similarity=0)).batch_size == 2
+    assert plan(batch_size=1, method="erasure").batch_size == 1
+
+
+def test_an_unknown_key_is_refused():
+    with pytest.raises(InputError, match="'colour'"):
+        TrainingPlan.from_dict({"method": "erasure", "steps": 1, "learning_rate": 1.0, "colour": 1})
+
+
+def test_erasure_without_any_weight_is_refused():
+    with pytest.raises(InputError, match="above 0"):
+        plan(method="erasure", weights=LossWeights(prior=0, disentanglement=0, erasure=0))
+
+
+def test_a_plan_knows_what_it_reads():
+    only_target = LossWeights(prior=0, disentanglement=0, similarity=0)
+
+    assert plan().needs_target() and plan().needs_source() and not plan().needs_empty()
+    assert not plan(weights=only_target).needs_source()
+    assert not plan(method="erasure").needs_target()
+    assert plan(denoise_guidance=3.0).needs_empty()
+    assert plan(rank=8).adapter() == AdapterConfig(rank=8)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "rank", "steps", "accumulation", "denoise_steps"])
+@pytest.mark.parametrize("value", [0, 3.5])
+def test_counts_are_whole_and_above_zero(name, value):
+    with pytest.raises(InputError, match=f"Expected {name} to be"):
+        plan(**{name: value})

@@ -1,0 +1,101 @@
+"""What a training of the graph cannot work with is refused before the first source image is drawn."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.nodes.test_real_host import graph, node, run_options
+from tools.host_client import PromptError
+
+
+def change(at, **inputs):
+    return lambda prompt: prompt[at]["inputs"].update(inputs)
+
+
+def other_options(prompt):
+    prompt["other"] = node("DomainGalleryOptions", **prompt["options"]["inputs"] | {"rank": 4, "alpha": 4.0})
+    prompt["train"]["inputs"]["options"] = ["other", 0]
+
+
+def named_run(prompt):
+    prompt["run"] = run_options(run_name="../elsewhere")
+    prompt["train"]["inputs"]["run_options"] = ["run", 0]
+
+
+def two_categories(prompt):
+    prompt["two"] = node("DomainGalleryPrompts", clip=["demo", 1], identifier="sks", category="face, house")
+    prompt["train"]["inputs"]["prompts"] = ["two", 0]
+
+
+WRONG = [
+    (change("source", count=2), "at least 3 source images of each category for the similarity term, got 2"),
+    (change("target", count=1), "at least 2 images of the domain, got 1"),
+    (change("options", batch_size=2), "batch size of at least 3 for the similarity term, got 2"),
+    (change("dataset", held_out=3), "learn from besides 3 held out, got 3 in all"),
+    (change("save", name="../sketch"), "name inside the folder output/loras, got '../sketch'"),
+    (change("source", width=256, height=256), "(number 1) of about 256 x 256 pixels"),
+    (other_options, "with rank 4 and alpha 4, got one of rank 2"),
+    (named_run, "inside the folder output/domaingallery/checkpoints, got '../elsewhere'"),
+    (two_categories, "a dataset of the categories face, house, got one without categories"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), WRONG)
+def test_it_is_refused_at_the_first_node_and_nothing_is_drawn(host, spoil, message):
+    """The message names the node where the trouble is."""
+    prompt = graph()
+    prompt["source"]["inputs"]["seed"] = 987_654  # of no other test
+    spoil(prompt)
+    folder = host.output / "domaingallery" / "source"
+    before = set(folder.rglob("*.safetensors"))
+    drawn = []
+
+    with pytest.raises(PromptError) as caught:
+        host.client.run(prompt, on_event=lambda event: drawn.append(event.kind == "progress"))
+
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(("node source", "node run"))  # options are made before
+    assert "domaingallery.InputError" in str(caught.value)
+    assert set(folder.rglob("*.safetensors")) == before and not any(drawn)
+
+
+def test_what_only_running_tells_is_left_to_the_nodes(host):
+    """Images of a node that is not known, a number from elsewhere, a training that is not run."""
+    prompt = graph()
+    prompt["inverted"] = node("ImageInvert", image=["target", 0])
+    prompt["dataset"]["inputs"]["target_images"] = ["inverted", 0]
+    prompt["number"] = node("PrimitiveInt", value=3)
+    prompt["source"]["inputs"]["count"] = ["number", 0]
+    prompt["not run"] = node(
+        "DomainGalleryTrain", **prompt["train"]["inputs"] | {"steps": 2, "options": ["small", 0]}
+    )
+    prompt["small"] = node("DomainGalleryOptions", **prompt["options"]["inputs"] | {"batch_size": 1})
+
+    assert "show" in host.client.run(prompt)
+
+
+class Large(nn.Module):
+    """Have many weights and no memory."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(weights, device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("rate", "weights", "warned"),
+    [(3e-3, 10**9, True), (3e-3, 10**6, False), (5e-5, 10**9, False), (4e-4, 10**9, False)],
+)
+def test_a_rate_far_from_the_papers_is_warned_of_for_models_of_its_size(nodes, caplog, rate, weights, warned):
+    options = nodes("nodes.sockets").TrainingOptions()
+    plan = replace(nodes("nodes.train.plans").domain_plan(10, 1e-4, 0, options), learning_rate=rate)
+
+    with caplog.at_level(logging.WARNING):
+        nodes("nodes.ahead.preflight").warn_of_rate(plan, 5e-5, Large(weights))
+
+    assert ("60 times the paper's 5e-05" in caplog.text) == warned

@@ -1,0 +1,265 @@
+"""Source images are kept on disk under all that determines them, and never drawn twice."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.nodes.data.test_several_categories import PlainVae
+from tests.nodes.tiny import conditioning, host_module, tiny_model, tiny_prompts
+
+
+@pytest.fixture
+def sampled(comfy, monkeypatch) -> list[int]:
+    """Return the sizes of the batches that the host samples."""
+    module, sizes = host_module("comfy.sample"), []
+    sample = module.sample
+
+    def counted(model, noise, *args, **options):
+        sizes.append(len(noise))
+        return sample(model, noise, *args, **options)
+
+    monkeypatch.setattr(module, "sample", counted)
+    return sizes
+
+
+def draw(nodes, model=None, prompts=None, count=4, **changes):
+    options = {
+        "width": 64, "height": 64, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
+        "batch_size": 2, "seed": 3,
+    } | changes  # fmt: skip
+    with torch.inference_mode():
+        out = nodes("nodes.data.source_images").DomainGallerySourceImages.execute(
+            model or tiny_model(), PlainVae(), prompts or tiny_prompts(nodes), count=count, **options
+        )
+        return [source.latents for source in out[0]]
+
+
+def test_a_second_run_draws_nothing(nodes, output, sampled):
+    """Also with another MODEL object of the same weights, and with fewer or more images."""
+    [first] = draw(nodes)
+    [again] = draw(nodes)
+    [fewer], [more] = draw(nodes, count=2), draw(nodes, count=6)
+
+    assert torch.equal(first, again) and torch.equal(first[:2], fewer) and torch.equal(first, more[:4])
+    assert sampled == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 3}, {"cfg": 2.0}, {"sampler_name": "heun"}, {"scheduler": "simple"}, {"seed": 4},
+                {"width": 72}, "weights", "words", "negative", "patch"],
+    ids=str,
+)  # fmt: skip
+def test_whatever_determines_an_image_is_in_the_key(nodes, output, sampled, changes):
+    draw(nodes, count=1)
+    model, prompts, options = tiny_model(), tiny_prompts(nodes), {}
+    if changes == "weights":
+        model = tiny_model(seed=1)
+    elif changes == "words":
+        prompts = replace(prompts, source=conditioning(9))
+    elif changes == "negative":
+        prompts = replace(prompts, empty=conditioning(9))
+    elif changes == "patch":
+        key = "diffusion_model.out.2.weight"
+        model.add_patches({key: ("diff", (torch.ones(model.model.state_dict()[key].shape),))})
+    else:
+        options = changes
+
+    draw(nodes, model, prompts, count=1, **options)
+
+    assert sampled == [1, 1]
+
+
+def test_the_same_patches_have_the_same_key_also_once_they_are_applied(nodes, output, sampled):
+    def patched():
+        model = tiny_model()
+        key = "diffusion_model.out.2.weight"
+        model.add_patches({key: ("diff", (torch.ones(model.model.state_dict()[key].shape),))})
+        return model
+
+    model = patched()
+    draw(nodes, model, count=1)
+    draw(nodes, model, count=1)
+    draw(nodes, patched(), count=1)
+
+    assert sampled == [1]
+
+
+def test_a_model_that_cannot_be_told_from_others_is_not_kept(nodes, output, sampled, caplog):
+    model = tiny_model()
+    lock = threading.Lock()
+    model.set_model_sampler_post_cfg_function(lambda given: given["denoised"] if lock else None)
+
+    draw(nodes, model, count=1)
+    draw(nodes, model, count=1)
+
+    assert sampled == [1, 1]
+    assert "The options of this MODEL cannot be told from others" in caplog.text
+    assert not list(output.iterdir())
+
+
+def test_models_that_predict_something_else_do_not_share_images(nodes, output, sampled):
+    """The classes that the host's node makes for each of them have one name."""
+    patch = importlib.import_module("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch
+    pictures = []
+    for sampling in ("eps", "v_prediction", "x0"):
+        for _ in range(2):
+            pictures.append(draw(nodes, patch(tiny_model(), sampling, False)[0], count=1)[0])
+
+    assert sampled == [1, 1, 1]
+    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
+
+
+def test_a_damaged_file_alone_is_drawn_again(nodes, output, sampled):
+    [first] = draw(nodes)
+    file = sorted(output.rglob("*.safetensors"))[1]
+    file.write_bytes(file.read_bytes()[:100])
+
+    [again] = draw(nodes)
+
+    assert torch.equal(first, again)
+    assert sampled == [2, 2, 2]
+    assert len(list(output.rglob("*"))) == 3 + 4
+
+
+def test_a_flipped_bit_is_noticed(nodes, output, sampled, caplog):
+    [first] = draw(nodes)
+    file = sorted(output.rglob("*.safetensors"))[1]
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+
+    [again] = draw(nodes)
+
+    assert torch.equal(first, again) and sampled == [2, 2, 2]
+    assert "Image 1 is drawn again" in caplog.text
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral"])
+def test_images_are_the_same_whatever_memory_is_free(nodes, output, sampled, monkeypatch, sampler_name):
+    """Samplers that draw noise as they go draw other images in other batches; the first size is kept."""
+    source = nodes("nodes.data.source_images")
+    fits = [4]
+    monkeypatch.setattr(source, "fitting_batch", lambda *_: fits[0])
+    management = host_module("comfy.model_management")
+    module, sample = host_module("comfy.sample"), host_module("comfy.sample").sample
+    options = {"count": 10, "batch_size": 0, "sampler_name": sampler_name}
+    [expected] = draw(nodes, seed=5, **options)
+    assert sampled == [4, 4, 2]
+    for file in output.rglob("*.*"):
+        file.unlink()
+
+    def cancelled(*args, **more):
+        management.interrupt_current_processing(len(sampled) == 4)
+        return sample(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sample", cancelled)
+        with pytest.raises(management.InterruptProcessingException):
+            draw(nodes, seed=5, **options)
+    fits[0] = 8
+    [resumed] = draw(nodes, seed=5, **options)
+
+    assert torch.equal(resumed, expected)
+    assert sampled[5:] == [4, 2]
+
+
+def test_the_end_of_a_shorter_drawing_is_drawn_again_in_a_longer_one(nodes, output, sampled):
+    """Its last images were drawn in a smaller batch."""
+    [expected] = draw(nodes, seed=6, count=6, batch_size=4, sampler_name="euler_ancestral")
+    for file in output.rglob("*.safetensors"):
+        file.unlink()
+
+    draw(nodes, seed=6, count=5, batch_size=4, sampler_name="euler_ancestral")
+    [longer] = draw(nodes, seed=6, count=6, batch_size=4, sampler_name="euler_ancestral")
+
+    assert torch.equal(longer, expected) and sampled == [4, 2, 4, 1, 2]
+
+
+def test_few_pictures_are_shown_and_all_are_kept_as_latents(nodes, output):
+    with torch.inference_mode():
+        out = nodes("nodes.data.source_images").DomainGallerySourceImages.execute(
+            tiny_model(), PlainVae(), tiny_prompts(nodes), count=20, width=64, height=64, steps=1, cfg=1.0,
+            sampler_name="euler", scheduler="normal", batch_size=8, seed=3,
+        )  # fmt: skip
+
+    assert out[0][0].latents.shape == (20, 4, 8, 8) and out[1][0].shape == (16, 8, 8, 3)
+    assert torch.equal(out[1][0], PlainVae().decode(out[0][0].latents[:16]))
+
+
+def test_the_model_is_looked_at_once_for_all_categories(nodes, output, monkeypatch):
+    source, looks = nodes("nodes.data.source_images"), []
+    identity = source.model_identity
+    monkeypatch.setattr(source, "model_identity", lambda model: looks.append(1) or identity(model))
+    face, house = tiny_prompts(nodes), replace(tiny_prompts(nodes), category="house")
+
+    draw(nodes, prompts=replace(face, more=(house,)), count=1)
+
+    assert looks == [1]
+
+
+def test_an_interrupted_drawing_goes_on_where_it_was(nodes, output, sampled, monkeypatch):
+    [expected] = draw(nodes, seed=8)
+    for file in output.rglob("*.safetensors"):
+        file.unlink()
+    sampled.clear()
+    management = host_module("comfy.model_management")
+    module, sample = host_module("comfy.sample"), host_module("comfy.sample").sample
+
+    def cancelled(*args, **options):
+        management.interrupt_current_processing(len(sampled) == 1)
+        return sample(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sample", cancelled)
+        with pytest.raises(management.InterruptProcessingException):
+            draw(nodes, seed=8)
+    kept = len(list(output.rglob("*.safetensors")))
+    sampled.clear()
+
+    [resumed] = draw(nodes, seed=8)
+
+    assert kept == 2
+    assert sampled == [2]
+    assert torch.equal(resumed, expected)
+
+
+def test_each_category_has_its_batch(nodes, output):
+    face, house = tiny_prompts(nodes), replace(tiny_prompts(nodes), category="house", source=conditioning(9))
+
+    both = draw(nodes, prompts=replace(face, more=(house,)))
+
+    assert len(both) == 2
+    assert torch.equal(both[0], draw(nodes, prompts=face)[0])
+    assert torch.equal(both[1], draw(nodes, prompts=house)[0])
+    assert not torch.equal(*both)
+
+
+def test_the_batch_fits_the_memory(nodes, monkeypatch):
+    source, model = nodes("nodes.data.source_images"), tiny_model()
+    latents = torch.zeros(100, 4, 64, 64)
+    one = model.memory_required([2, 4, 64, 64])
+    sizes = []
+    for images in (0.5, 1, 3.5, 8, 1000):
+        monkeypatch.setattr(source.comfy.model_management, "get_free_memory", lambda _, n=images: n * one)
+        sizes.append(source.fitting_batch(model, latents))
+
+    assert sizes == [1, 1, 2, 8, 16]
+
+
+def test_parts_of_other_families_are_named(nodes, output):
+    class OtherVae(PlainVae):
+        latent_channels = 16
+
+    source = nodes("nodes.data.source_images")
+    with pytest.raises(Exception, match=r"VAE of this model \(4 channels\), got one of 16 channels"):
+        source.check_vae(tiny_model(), OtherVae())
+    wide = replace(tiny_prompts(nodes), source=[[torch.zeros(1, 6, 24), {}]])
+    with pytest.raises(Exception, match=r"text encoder of this model \(16 wide\), got 24"):
+        draw(nodes, prompts=wide)
+    with pytest.raises(Exception, match="prompts with a pooled embedding"):
+        draw(nodes, model=tiny_model(pooled=5))

@@ -1,0 +1,157 @@
+"""Hooks of other nodes into guidance see what they expect, and the enhancement is what it is without them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.nodes.draw.drawing import alone, patched, predict, recorder
+from tests.nodes.draw.formula import MODES, close
+from tests.nodes.tiny import host_module
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_guidance_hooks_are_called_once_with_what_they_expect(nodes, model, prompts, mode):
+    """They see the predictions for positive and negative as they are, and then the enhanced picture."""
+    seen, hooks = recorder()
+    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts)
+    plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+    enhanced.model_options |= hooks
+
+    hooked, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(hooked, plain)
+    assert (len(seen.pre), len(seen.cfg), len(seen.post), rows) == (1, 1, 1, [3])
+    assert len(seen.pre[0]["conds"]) == len(seen.pre[0]["conds_out"]) == 2
+    for args in (seen.cfg[0], seen.post[0]):
+        close(args["cond_denoised"], alone(model, prompts.target))
+        close(args["uncond_denoised"], alone(model, prompts.empty))
+    assert torch.equal(seen.post[0]["denoised"], hooked)
+    assert {"cond", "uncond", "cond_scale", "model", "sigma", "model_options", "input"} <= seen.post[0].keys()
+
+
+def test_a_hook_that_evaluates_the_rows_itself_is_kept(nodes, model, prompts):
+    """It is asked once, for what it knows: positive and negative."""
+    samplers = host_module("comfy.samplers")
+    asked = []
+
+    def evaluate(args):
+        asked.append(len(args["conds"]))
+        return samplers.calc_cond_batch(
+            args["model"], args["conds"], args["input"], args["sigma"], args["model_options"]
+        )
+
+    enhanced = patched(nodes, model, mode="V-uncond", enhancement=0.7, prompts=prompts)
+    plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+    for first in (True, False):  # whichever node comes first
+        hooked = model.clone() if first else enhanced.clone()
+        hooked.set_model_sampler_calc_cond_batch_function(evaluate)
+        if first:
+            hooked = patched(nodes, hooked, mode="V-uncond", enhancement=0.7, prompts=prompts)
+        found, rows = predict(hooked, prompts.target, prompts.empty, cfg=3.0)
+        assert torch.equal(found, plain) and rows == [3]
+
+    assert asked == [2, 2]
+
+
+def test_rows_that_are_evaluated_apart_are_completed(nodes, model, prompts):
+    """A hook that evaluates positive and negative in two batches, as skip layer guidance does."""
+    samplers = host_module("comfy.samplers")
+
+    def evaluate(args):
+        rest = args["input"], args["sigma"], args["model_options"]
+        positive, negative = args["conds"]
+        first, _ = samplers.calc_cond_batch(args["model"], [positive, None], *rest)
+        _, second = samplers.calc_cond_batch(args["model"], [None, negative], *rest)
+        return [first, second]
+
+    enhanced = patched(nodes, model, mode="V-uncond", enhancement=0.7, prompts=prompts)
+    plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+    enhanced.set_model_sampler_calc_cond_batch_function(evaluate)
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(found, plain)
+    assert rows == [3, 1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_that_are_not_recognised_are_evaluated_again(nodes, model, prompts, mode):
+    """A hook that evaluates copies of the conditionings, as context windows do: right, but in two batches."""
+    samplers = host_module("comfy.samplers")
+
+    def evaluate(args):
+        copies = [list(cond) for cond in args["conds"]]
+        return samplers.calc_cond_batch(
+            args["model"], copies, args["input"], args["sigma"], args["model_options"]
+        )
+
+    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts)
+    plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+    enhanced.set_model_sampler_calc_cond_batch_function(evaluate)
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(found, plain)
+    assert rows == [2, 2]
+
+
+def test_a_model_is_left_as_it_was(nodes, model, prompts):
+    before = predict(model, prompts.target, prompts.empty, cfg=3.0)[0]
+    enhanced = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts)
+    first, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    assert torch.equal(predict(model, prompts.target, prompts.empty, cfg=3.0)[0], before)
+    assert torch.equal(predict(enhanced, prompts.target, prompts.empty, cfg=3.0)[0], first)
+
+
+def two_rows_alone(model, seen):
+    """Put a patch on a MODEL that knows positive and negative and no more, as those of other packs do."""
+
+    def replace(q, k, v, options):
+        rows = options["cond_or_uncond"]
+        seen.append(list(rows))
+        assert set(rows) <= {0, 1} and q.shape[0] % len(rows) == 0
+        out = host_module("comfy.ldm.modules.attention").attention_pytorch(q, k, v, options["n_heads"])
+        parts = list(out.chunk(len(rows)))
+        for i, row in enumerate(rows):
+            parts[i] = parts[i] * (1.5 if row == 0 else 1.0)
+        return torch.cat(parts)
+
+    patched_model = model.clone()
+    patched_model.set_model_attn2_replace(replace, "middle", 0)
+    return patched_model
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_beside_patches_of_attention_the_base_is_evaluated_apart_as_a_negative(nodes, model, prompts, mode):
+    """Such patches know the rows 0 and 1 alone; the sum is that of the rows evaluated one by one."""
+    seen: list[list[int]] = []
+    both = two_rows_alone(model, seen)
+    enhanced = patched(nodes, both, mode=mode, enhancement=0.7, prompts=prompts)
+    plain, _ = predict(both, prompts.target, prompts.empty, cfg=3.0)
+    seen.clear()
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    assert rows == [2, 1] and {tuple(each) for each in seen} == {(1, 0), (1,)}
+    base = prompts.bare if mode == "V-uncond" else prompts.source
+    negative, positive = alone_as(both, prompts.empty, 1), alone_as(both, prompts.target, 0)
+    b = alone_as(both, base, 1)
+    direction = b - negative if mode == "V-uncond" else positive - b
+    close(plain, negative + 3.0 * (positive - negative))
+    close(found, plain + 3.0 * 0.7 * direction)
+
+
+def alone_as(model, conditioning, number):
+    """Return the x0 of one conditioning, marked as the host marks that row."""
+    evaluated = {}
+    hooked = model.clone()
+
+    def keep(args):
+        evaluated["x0"] = args["cond_denoised" if number == 0 else "uncond_denoised"]
+        return args["denoised"]
+
+    hooked.set_model_sampler_post_cfg_function(keep, disable_cfg1_optimization=True)
+    predict(hooked, conditioning, conditioning, cfg=3.0)
+    return evaluated["x0"]

@@ -1,0 +1,326 @@
+"""Runs that are stopped, watched and fitted into memory, on a host MODEL."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.nodes import training
+from tests.nodes.tiny import host_module, same, tiny_dataset, tiny_model, tiny_prompts, weights_of
+from tests.nodes.training import draw
+
+STEPS = 6
+
+
+@pytest.fixture
+def run_options(nodes):
+    return nodes("nodes.sockets").RunOptions
+
+
+def train(nodes, model, **changes):
+    """Run Train Domain LoRA without the similarity term, whose steps are slow."""
+    weights = nodes("domaingallery_core.plan").LossWeights(similarity=0.0)
+    options = nodes("nodes.sockets").TrainingOptions(weights=weights)
+    inputs = {"steps": STEPS, "learning_rate": 1e-2, "options": options}
+    return training.train(nodes, model, **{**inputs, **changes})
+
+
+@pytest.fixture
+def cancel_at(nodes, monkeypatch):
+    """Return a function that makes the host's interrupt come at the given step of the next training."""
+    progress, management = nodes("nodes.host.progress"), host_module("comfy.model_management")
+    check = progress.check_interrupt
+
+    def arrange(step):
+        checks = []
+
+        def interrupted():
+            checks.append(1)
+            if len(checks) == step:
+                management.interrupt_current_processing(True)
+            check()
+
+        monkeypatch.setattr(progress, "check_interrupt", interrupted)
+
+    yield arrange
+    management.interrupt_current_processing(False)
+
+
+def test_a_cancelled_training_goes_on_to_the_same_bytes(nodes, model, output, said, cancel_at):
+    """Also under Run Options that differ; the checkpoint of the cancel is gone at the end."""
+    options = nodes("nodes.sockets").RunOptions(preview_every=2, preview_count=1, preview_steps=2)
+    expected = train(nodes, model)
+    folder = output / "domaingallery" / "checkpoints"
+
+    for step in (2, 2):
+        cancel_at(step)
+        with pytest.raises(host_module("comfy.model_management").InterruptProcessingException):
+            train(nodes, model)
+    files = sorted(path.relative_to(output).as_posix() for path in folder.rglob("*.safetensors"))
+    cancel_at(1000)
+    result = train(nodes, model, run_options=options)
+
+    assert files[-1].endswith("/step_000004.safetensors")
+    assert f"stopped; kept in output/{files[-1]}. Run the same again to go on." in said
+    assert same(result[0], expected[0])
+    assert result[1] == expected[1]
+    assert "gone on from step 4" in result.ui["text"][0]
+    assert not list(folder.rglob("*.*"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("ending", ["finished", "cancelled", "failed"])
+def test_the_model_draws_the_same_after_a_training(nodes, cancel_at, run_options, ending, dtype):
+    """With checkpoints, previews and gradient checkpointing, for a model in float16 as well."""
+    options = run_options(
+        preview_every=3, preview_count=1, preview_steps=2, checkpoint_every=2, validate_every=3,
+        gradient_checkpointing="on",
+    )  # fmt: skip
+    model = tiny_model(dtype=dtype)
+    before, expected, calls = weights_of(model), draw(nodes, model), []
+
+    def fail(*_):
+        calls.append(1)
+        if ending == "failed" and len(calls) == 30:
+            raise RuntimeError("out of memory")
+
+    handle = model.model.diffusion_model.middle_block[0].register_forward_pre_hook(fail)
+    if ending == "cancelled":
+        cancel_at(4)
+    if ending == "finished":
+        train(nodes, model, run_options=options)
+    else:
+        cancelled = host_module("comfy.model_management").InterruptProcessingException
+        with pytest.raises(cancelled if ending == "cancelled" else RuntimeError):
+            train(nodes, model, run_options=options)
+    handle.remove()
+
+    assert ending != "failed" or len(calls) == 30
+    assert torch.equal(draw(nodes, model), expected)
+    assert same(weights_of(model), before)
+    for module in model.model.modules():
+        assert not {"forward", "comfy_cast_weights"} & module.__dict__.keys()
+
+
+def test_another_plan_under_the_name_of_a_run_is_refused(nodes, model, dataset, run_options):
+    options = run_options(checkpoint_every=2, run_name="faces/first")
+    train(nodes, model, run_options=options)
+
+    with pytest.raises(Exception, match=r"plan\.learning_rate was 0\.01 and is 0\.02.*another run name"):
+        train(nodes, model, learning_rate=2e-2, run_options=options)
+    with pytest.raises(Exception, match=r"got another one: target images differs"):
+        other = replace(dataset, target=tiny_dataset(nodes, seed=8).target)
+        train(nodes, model, dataset=other, run_options=options)
+    with pytest.raises(Exception, match=r"got another one: base model weights differs\. Set"):
+        train(nodes, tiny_model(seed=1), run_options=options)
+
+    again = run_options(checkpoint_every=2, run_name="faces/first", resume=False)
+    assert "gone on" not in train(nodes, model, run_options=again).ui["text"][0]
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "C:\\x", "a/"])
+def test_run_names_that_climb_out_are_refused(nodes, name):
+    node = nodes("nodes.train.run_options").DomainGalleryRunOptions
+    values = {part.id: part.default for part in node.GET_SCHEMA().inputs} | {"run_name": name}
+
+    with pytest.raises(Exception, match="inside the folder output/domaingallery/checkpoints, got"):
+        node.execute(**values)
+
+
+def test_previews_begin_with_the_base_model_and_change_nothing(nodes, model, run_options):
+    plain = train(nodes, model)
+    watched = train(
+        nodes, model,
+        run_options=run_options(preview_every=3, preview_count=2, preview_steps=2, validate_every=3),
+    )  # fmt: skip
+
+    assert same(plain[0], watched[0])
+    blocked = plain[3]
+    assert "Set preview_every in Run Options" in blocked.message
+    columns = watched[3].shape[2] // 3  # steps 0, 3 and 6
+    pictures = [watched[3][:, 20:, i * columns : (i + 1) * columns] for i in range(3)]
+    assert not torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[1], pictures[2])
+    assert plain[2].shape == watched[2].shape == (1, 480, 800, 3)
+    assert len(watched[1]["validation"]) == 3 and "validation" not in plain[1]
+    assert list(watched.ui["validation"][0]) == [0, 3, 6]
+
+
+def test_previews_are_decoded_by_the_vae_of_the_dataset(nodes, model, dataset, run_options):
+    decoded = []
+
+    class Vae:
+        def decode(self, latents):
+            decoded.append(latents)
+            return torch.full((len(latents), 64, 64, 3), 0.5)
+
+    with_vae = replace(dataset, vae=Vae())
+    result = train(
+        nodes, model, dataset=with_vae,
+        run_options=run_options(preview_every=6, preview_count=3, preview_steps=1),
+    )  # fmt: skip
+
+    assert [tuple(latents.shape) for latents in decoded] == [(3, 4, 8, 8)] * 2
+    assert result[3].shape == (1, 20 + 3 * 64, 2 * 64, 3)
+    assert float(result[3][0, 30, 10, 0]) == pytest.approx(0.5, abs=0.01)
+
+
+class BrokenVae:
+    """Fail to decode, or be cancelled in it."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def decode(self, latents):
+        raise self.error
+
+
+def test_a_vae_that_fails_costs_no_lora(nodes, model, dataset, run_options, caplog):
+    """The previews are the rough ones then, and the node says so."""
+    options = run_options(preview_every=6, preview_count=1, preview_steps=1)
+    expected = train(nodes, model, run_options=options)
+
+    with_vae = replace(dataset, vae=BrokenVae(RuntimeError("no kernel")))
+    result = train(nodes, model, dataset=with_vae, run_options=options)
+
+    assert same(result[0], expected[0]) and torch.equal(result[3], expected[3])
+    assert "Expected to make pictures of the previews by the VAE, got: no kernel" in caplog.text
+
+
+def test_a_cancel_in_the_last_decoding_costs_no_lora(nodes, model, dataset, run_options, output, said):
+    """The run is kept after its last step; the same again gives the LoRA at once."""
+    options = run_options(preview_every=6, preview_count=1, preview_steps=1)
+    cancelled = host_module("comfy.model_management").InterruptProcessingException
+    with pytest.raises(cancelled):
+        train(nodes, model, dataset=replace(dataset, vae=BrokenVae(cancelled())), run_options=options)
+
+    [kept] = (output / "domaingallery" / "checkpoints").rglob("*.safetensors")
+    result = train(nodes, model, run_options=options)
+
+    assert kept.name == f"step_{STEPS:06}.safetensors" and not kept.exists()
+    where = kept.relative_to(output).as_posix()
+    assert f"stopped; kept in output/{where}. Run the same again to go on." in said
+    assert f"gone on from step {STEPS}" in result.ui["text"][0]
+    assert same(result[0], train(nodes, model)[0])
+
+
+def test_the_plot_on_the_node_goes_on_where_a_run_was_stopped(nodes, model, cancel_at, monkeypatch):
+    live, plotted = nodes("nodes.train.live"), []
+    draw_plot = live.plot
+    monkeypatch.setattr(live, "PICTURE_EVERY", 0.0)
+    monkeypatch.setattr(live, "plot", lambda losses, *rest: plotted.append(len(losses["total"])) or
+                        draw_plot(losses, *rest))  # fmt: skip
+    cancel_at(3)
+    with pytest.raises(host_module("comfy.model_management").InterruptProcessingException):
+        train(nodes, model)
+    plotted.clear()
+    cancel_at(1000)
+
+    train(nodes, model)
+
+    assert plotted[0] == 4
+
+
+def test_warnings_stay_on_the_node(nodes, model, said):
+    """What is warned of while a node runs is shown under what it says later, and when it is done."""
+    progress = nodes("nodes.host.progress")
+    log = logging.getLogger("domaingallery")
+    with progress.showing_warnings("1") as warnings:
+        for number in range(6):
+            log.warning("Step %d is skipped.", number)
+        log.warning("Step 5 is skipped.")
+
+        text = warnings.under("step 7 of 8")
+        assert progress.warned() == [f"Step {number} is skipped." for number in range(6)]
+
+    assert text.splitlines() == [
+        "step 7 of 8",
+        *[f"Step {number} is skipped." for number in range(2, 6)],
+        "and 2 more warnings before, in the log",
+    ]
+    assert progress.warned() == []
+
+
+def gradients(nodes, model, dataset, setting):
+    """Return the gradients of one step, and the bytes that were kept for its backward pass."""
+    host, memory = nodes("nodes.host.model"), nodes("nodes.host.memory")
+    places = ("trainables.adapters", "methods", "data.datasets")
+    core = {name.rpartition(".")[2]: nodes(f"domaingallery_core.{name}") for name in places}
+    plan = nodes("nodes.train.plans").plan_of(
+        "domaingallery", 1, 1e-3, 0, nodes("nodes.sockets").TrainingOptions(), erasure=0.0
+    )
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with host.training(model), memory.gradient_checkpointing(model, setting):
+        weights = {p.untyped_storage().data_ptr() for p in model.model.diffusion_model.parameters()}
+        data = nodes("nodes.train.data").core_dataset(model, dataset)
+        denoiser = host.HostDenoiser(model)
+        prompts = tiny_prompts(nodes)
+        encoded = denoiser.conditions([prompts.target, prompts.source, prompts.empty], data.source.latents)
+        conditions = nodes("domaingallery_core.model.denoiser").Conditions(
+            target=encoded[0], source=encoded[1], empty=encoded[2]
+        )
+        seed = torch.Generator().manual_seed(0)
+        network = model.model.diffusion_model
+        with core["adapters"].Adapter.inject(network, plan.adapter(), seed) as adapter:
+            for name, weight in adapter.named_parameters().items():
+                if "lora_B" in name:
+                    weight.data.normal_(generator=seed)
+            batch = core["datasets"].Batch(target=data.target.latents[:3], source=data.source.latents[:3])
+            noised = core["methods"].draw(batch, denoiser.process, seed)
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                terms = core["methods"].METHODS["domaingallery"](denoiser, adapter, noised, conditions, plan)
+            nodes("domaingallery_core.methods.objectives").total(terms, plan.weights).backward()
+            found = [p.grad.clone() for p in adapter.parameters()]
+    return found, sum(size for place, size in kept.items() if place not in weights)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients_in_a_fraction_of_the_memory(nodes, model, dataset):
+    plain, much = gradients(nodes, model, dataset, "off")
+    again, little = gradients(nodes, model, dataset, "on")
+    _, automatic = gradients(nodes, model, dataset, "automatic")
+
+    assert all(float(gradient.abs().max()) > 0 for gradient in plain)
+    assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
+    assert little < 0.5 * much
+    assert automatic == much  # a tiny model needs none
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [("float16", "automatic"), ("float32", "bfloat16")])
+def test_half_precision_trains_to_finite_weights(nodes, dtype, wanted):
+    """A base in float16 computes in float32 on a CPU; its gradients would overflow."""
+    model = tiny_model(dtype=getattr(torch, dtype))
+    options = nodes("nodes.sockets").TrainingOptions(precision=wanted, denoise_steps=2)
+    seen = set()
+    block = model.model.diffusion_model.middle_block[0]
+    handle = block.register_forward_hook(lambda module, inputs, out: seen.add(out.dtype))
+
+    lora = train(nodes, model, options=options)[0]
+    handle.remove()
+
+    assert seen == {torch.float32 if wanted == "automatic" else torch.bfloat16}
+    assert all(
+        tensor.dtype == torch.float32 and bool(torch.isfinite(tensor).all()) for tensor in lora.values()
+    )
+    assert any(float(tensor.abs().max()) > 1e-3 for name, tensor in lora.items() if "lora_B" in name)
+    assert model.model.get_dtype_inference() == getattr(torch, dtype)
+
+
+def test_metadata_say_step_plan_words_and_base(nodes, model):
+    first, second = train(nodes, model)[0], train(nodes, tiny_model(seed=1))[0]
+
+    assert first.metadata["ss_steps"] == str(STEPS)
+    assert json.loads(first.metadata["domaingallery.plan"])["schedule"] == "constant"
+    assert len(first.metadata["domaingallery.base_model_hash"]) == 64
+    assert (
+        first.metadata["domaingallery.base_model_hash"]
+        == train(nodes, model, seed=1)[0].metadata["domaingallery.base_model_hash"]
+        != second.metadata["domaingallery.base_model_hash"]
+    )

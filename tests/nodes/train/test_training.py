@@ -1,0 +1,237 @@
+"""Both stages on a host MODEL: what comes out loads in the host, and the MODEL never changes."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from tests.nodes.tiny import (
+    host_module,
+    same,
+    tiny_dataset,
+    tiny_latents,
+    tiny_model,
+    tiny_prompts,
+    weights_of,
+)
+from tests.nodes.training import STEPS, draw, erase, train
+
+
+def test_both_stages_report_their_terms_and_leave_the_model_alone(nodes, model):
+    """Weights and samples of the MODEL are the same bytes before and after."""
+    before, sample = weights_of(model), draw(nodes, model)
+
+    erased = erase(nodes, model)
+    trained = train(nodes, model, erased=erased[0])
+
+    assert set(erased.ui["losses"][0]) == {"prior", "disentanglement", "erasure", "total"}
+    assert set(trained.ui["losses"][0]) == {"target", "prior", "disentanglement", "similarity", "total"}
+    assert len(trained[1]["loss"]) == STEPS
+    assert same(before, weights_of(model))
+    assert torch.equal(sample, draw(nodes, model))
+    assert not same(erased[0], trained[0])
+
+
+def test_the_same_inputs_give_the_same_lora(nodes, model):
+    first, again, other = (erase(nodes, model, seed=seed)[0] for seed in (7, 7, 8))
+
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("when", ["first step", "inside a step"])
+def test_cancelling_leaves_the_model_alone(nodes, model, monkeypatch, when):
+    """The host's interrupt passes through, between steps and within one, and nothing of the adapter stays."""
+    management = host_module("comfy.model_management")
+    before, modules = weights_of(model), dict(model.model.named_modules())
+    if when == "first step":
+        monkeypatch.setattr(nodes("nodes.host.progress"), "check_interrupt",
+                            lambda: management.interrupt_current_processing(True) or
+                            management.throw_exception_if_processing_interrupted())  # fmt: skip
+    else:
+        calls = []
+        block = model.model.diffusion_model.middle_block[0]
+
+        def interrupt(*_):
+            calls.append(1)
+            management.interrupt_current_processing(len(calls) == 3)
+
+        handle = block.register_forward_pre_hook(interrupt)
+
+    with pytest.raises(management.InterruptProcessingException):
+        train(nodes, model)
+
+    if when == "inside a step":
+        handle.remove()
+    assert not management.processing_interrupted()
+    assert not management.in_training
+    assert same(before, weights_of(model))
+    now = dict(model.model.named_modules())
+    assert now.keys() == modules.keys()
+    assert all(now[name] is module for name, module in modules.items())
+
+
+def test_a_lora_acts_through_the_host_as_it_did_in_training(nodes, model):
+    """Every key of the LORA_MODEL loads, and x0 under the stock loader is x0 under the adapter."""
+    host, core = nodes("nodes.host.model"), nodes("domaingallery_core.trainables.adapters")
+    lora = train(nodes, model, learning_rate=0.05)[0]
+    prompts = tiny_prompts(nodes)
+    x, sigma = tiny_latents(2), torch.tensor([0.4, 0.7])
+    with host.training(model):
+        denoiser = host.HostDenoiser(model)
+        [condition] = denoiser.conditions([prompts.target], x.clone())
+        plain = denoiser(x.clone(), sigma, condition)
+        config = nodes("domaingallery_core.plan").AdapterConfig()
+        with core.Adapter.inject(model.model.diffusion_model, config, torch.Generator()) as adapter:
+            adapter.load(nodes("domaingallery_core.files.lora").comfyui_to_core(lora))
+            expected = denoiser(x.clone(), sigma, condition).detach()
+
+    with torch.inference_mode():
+        loaded, _ = host_module("comfy.sd").load_lora_for_models(model, None, lora, 1.0, 0)
+    assert len(loaded.patches) == len([name for name in lora if name.endswith("alpha")])
+    with host.training(loaded):
+        denoiser = host.HostDenoiser(loaded)
+        [condition] = denoiser.conditions([prompts.target], x.clone())
+        with torch.no_grad():
+            actual = denoiser(x.clone(), sigma, condition)
+
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(plain, expected, atol=1e-3)
+
+
+def test_metadata_says_what_made_a_lora(nodes, model):
+    lora = erase(nodes, model)[0]
+
+    plan = json.loads(lora.metadata["domaingallery.plan"])
+
+    assert lora.metadata["modelspec.trigger_phrase"] == "a sks face"
+    assert (plan["method"], plan["steps"], plan["learning_rate"]) == ("erasure", STEPS, 1e-3)
+    assert all(isinstance(value, str) for value in lora.metadata.values())
+
+
+def test_rank_and_alpha_of_an_erased_lora_are_kept(nodes, model):
+    sockets = nodes("nodes.sockets")
+    erased = erase(nodes, model, options=sockets.TrainingOptions(rank=2, alpha=1.0))[0]
+
+    trained = train(nodes, model, erased=erased)[0]
+
+    assert {name: tensor.shape for name, tensor in trained.items()} == {n: t.shape for n, t in erased.items()}
+    assert json.loads(trained.metadata["domaingallery.plan"])["alpha"] == 1.0
+
+
+def test_an_erased_lora_and_options_that_differ_are_refused(nodes, model):
+    erased = erase(nodes, model)[0]
+    options = nodes("nodes.sockets").TrainingOptions(rank=2, alpha=2.0)
+
+    with pytest.raises(Exception, match=r"with rank 2 and alpha 2, got one that differs"):
+        train(nodes, model, erased=erased, options=options)
+
+
+def test_an_erased_lora_of_another_model_is_refused(nodes, model):
+    erased = erase(nodes, model)[0]
+    other = {name.replace("input_blocks.1", "input_blocks.9"): tensor for name, tensor in erased.items()}
+    before = weights_of(model)
+
+    with pytest.raises(Exception, match=r"is missing.*Use a LoRA made for this model"):
+        train(nodes, model, erased=other)
+
+    assert same(before, weights_of(model))
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"lora_unet_x.lora_down.weight": torch.zeros(1)}, "begin with 'diffusion_model.'"),
+        ({"diffusion_model.x.lora_up.weight": torch.zeros(1)}, "made by Erase Prior Attributes"),
+        ({}, "made by Erase Prior Attributes"),
+    ],
+)
+def test_loras_of_other_kinds_are_refused(nodes, model, lora, message):
+    with pytest.raises(Exception, match=message):
+        train(nodes, model, erased=lora)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps to be a whole number from 1 to 100000, got 0"),
+        ({"learning_rate": -1.0}, r"learning_rate to be a finite number from 0 to 1, got -1\.0"),
+        ({"learning_rate": float("nan")}, "learning_rate to be a finite number from 0 to 1, got nan"),
+    ],
+)
+def test_numbers_that_cannot_work_are_named(nodes, model, changes, message):
+    with pytest.raises(Exception, match=message):
+        erase(nodes, model, **changes)
+
+
+def test_training_without_images_of_the_domain_is_refused(nodes, model, dataset):
+    source_only = nodes("nodes.sockets").LatentDataset(source=dataset.source)
+
+    with pytest.raises(Exception, match="images of the domain, got a dataset without them"):
+        train(nodes, model, dataset=source_only)
+
+
+def test_target_and_source_of_different_size_are_refused(nodes, model, dataset):
+    small = nodes("domaingallery_core.data.datasets").Examples(torch.zeros(3, 4, 4, 4))
+    mixed = nodes("nodes.sockets").LatentDataset(source=dataset.source, target=small)
+
+    with pytest.raises(Exception, match="latents of one size"):
+        train(nodes, model, dataset=mixed)
+
+
+def test_terms_with_weight_zero_need_no_small_batch(nodes, model):
+    """Target and prior terms alone are DreamBooth with a LoRA."""
+    weights = nodes("domaingallery_core.plan").LossWeights(disentanglement=0.0, similarity=0.0)
+    options = nodes("nodes.sockets").TrainingOptions(batch_size=1, weights=weights)
+
+    trained = train(nodes, model, options=options)
+
+    assert set(trained.ui["losses"][0]) == {"target", "prior", "total"}
+
+
+@pytest.mark.parametrize("pooled", [0, 5])
+@pytest.mark.parametrize("kind", ["V_PREDICTION", "FLOW"])
+def test_other_families_train(comfy, nodes, kind, pooled):
+    model = tiny_model(kind, pooled=pooled)
+    dataset = tiny_dataset(nodes, 4)
+    training = nodes("nodes.train.training")
+    plan = nodes("nodes.train.plans").plan_of(
+        "domaingallery", 1, 1e-3, 0, nodes("nodes.sockets").TrainingOptions(), erasure=0.0
+    )
+
+    with torch.inference_mode():
+        result = training.run(model, tiny_prompts(nodes, pooled=pooled), dataset, plan, None)
+
+    assert all(torch.isfinite(tensor).all() for tensor in result[0].values())
+    assert all(bool(tensor.any()) for name, tensor in result[0].items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("adapter", ["lora", "dora", "loha", "lokr"])
+def test_half_precision_bases_train_in_both_stages(comfy, nodes, dtype, adapter):
+    """Losses and weights are finite, the weights float32, the MODEL as it was; the second stage goes on."""
+    model = tiny_model(dtype=dtype)
+    before = weights_of(model)
+    options = nodes("nodes.sockets").TrainingOptions(adapter=adapter, rank=2, alpha=2.0)
+    assert model.model.diffusion_model.input_blocks[0][0].weight.dtype == dtype
+
+    erased = erase(nodes, model, options=options)
+    trained = train(nodes, model, erased=erased[0])
+
+    for out in (erased, trained):
+        assert all(t.dtype == torch.float32 and bool(torch.isfinite(t).all()) for t in out[0].values())
+        assert all(math.isfinite(v) for values in out.ui["losses"][0].values() for v in values)
+    assert json.loads(trained[0].metadata["domaingallery.plan"])["adapter_kind"] == adapter
+    assert erased[0].keys() == trained[0].keys() and not same(erased[0], trained[0])
+    assert same(before, weights_of(model))
+
+
+def test_an_erased_lora_of_another_kind_is_refused(nodes, model):
+    options = [nodes("nodes.sockets").TrainingOptions(adapter=kind) for kind in ("lora", "loha")]
+    erased = erase(nodes, model, options=options[0])[0]
+
+    with pytest.raises(Exception, match="Expected a LoHa to go on with, got a LoRA"):
+        train(nodes, model, erased=erased, options=options[1])
