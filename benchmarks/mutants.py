@@ -87,22 +87,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.mutants", description=__doc__.partition("\n")[0])
     parser.add_argument("--host", help="folder of ComfyUI; else COMFYUI_PATH")
     parser.add_argument(
-        "--map", type=Path, required=True, help="where it is kept which tests read which lines"
+        "--map", type=Path, default=Path("mutants.json"), help="where it is kept which tests read which lines"
     )
     parser.add_argument("--first", type=int, default=0, help="how many are passed over")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="files whose name has this in it")
+    parser.add_argument("--again", type=Path, help="try those alone that a file with what was printed names")
+    parser.add_argument("--tests", nargs="*", help="try with these test files or tests, and without a map")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at once")
     arguments = parser.parse_args()
     enter(find_host(arguments.host))
-    if not arguments.map.exists():
+    if not arguments.map.exists() and not arguments.tests:
         list(in_children([(0, lambda: read_lines(arguments.map), 3600.0)], 1))
-    known = json.loads(arguments.map.read_text())
+    known = {} if arguments.tests else json.loads(arguments.map.read_text())
     mutants = [m for file in FILES if arguments.only in file.name for m in mutants_of(file)]
+    if arguments.again:
+        printed = {line.partition(": ")[2] for line in arguments.again.read_text().splitlines()}
+        mutants = [mutant for mutant in mutants if str(mutant) in printed]
     random.Random(arguments.seed).shuffle(mutants)
     chosen = mutants[arguments.first : arguments.first + arguments.count]
-    trial = Trial(known, arguments.jobs, len(chosen))
+    trial = Trial(known, arguments.jobs, len(chosen), arguments.tests)
     trial.imported([mutant for mutant in chosen if mutant.function is None])
     trial.collected([mutant for mutant in chosen if mutant.function is not None])
     print(f"{len(mutants)} mutants, tried {trial.ends.total()}: {dict(trial.ends)}")
@@ -210,12 +215,14 @@ def read_lines(place: Path) -> None:
 class Trial:
     """Try mutants, and print those that no test notices."""
 
-    def __init__(self, known: dict[str, Any], jobs: int, total: int) -> None:
-        self.known, self.jobs, self.total = known, jobs, total
+    def __init__(self, known: dict[str, Any], jobs: int, total: int, tests: list[str] | None) -> None:
+        self.known, self.jobs, self.total, self.tests = known, jobs, total, tests
         self.ends: Counter[str] = Counter()
 
     def tests_of(self, mutant: Mutant) -> tuple[list[str], float]:
         """Return the tests that look at a mutant, the quickest first, and the seconds that they take."""
+        if self.tests is not None:
+            return self.tests, 60.0
         lines, seconds = self.known["lines"][str(mutant.file.relative_to(ROOT))], self.known["seconds"]
         tests = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(str(line), ())}
         if mutant.function is None:  # it is read when the file is
@@ -258,7 +265,7 @@ class Trial:
         """Try mutants in copies of this process after it has collected the tests."""
         if mutants:
             options = ["-q", "-s", "-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none"]
-            pytest.main([*options, "-k", LEFT, *TESTS], plugins=[_Collected(self, mutants)])
+            pytest.main([*options, "-k", LEFT, *(self.tests or TESTS)], plugins=[_Collected(self, mutants)])
 
 
 class _Collected:
@@ -272,8 +279,9 @@ class _Collected:
         items = {item.nodeid: item for item in session.items}
         rooms = {item.path.parent: item for item in session.items}
         first, last = next(iter(rooms.values())), [*rooms.values()][-1]
-        for item, following in ((last, first), (first, last)):  # what all share is made once
-            item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+        if first is not last:  # what all rooms share is made once
+            for item, following in ((last, first), (first, last)):
+                item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
         functions: dict[tuple[str, str, int], list[types.FunctionType]] = {}
         for found in gc.get_objects():
             if type(found) is types.FunctionType:
@@ -292,7 +300,7 @@ class _Collected:
                 key = (str(mutant.file), *(mutant.function or ("", 0)))
                 for function in functions.get(key, ()):
                     function.__code__ = changed_code(mutant)
-                chosen = [items[test] for test in tests]
+                chosen = [*items.values()] if self.trial.tests else [items[test] for test in tests]
                 for item, following in zip(chosen, [*chosen[1:], chosen[-1]], strict=True):
                     item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
                 return 0
