@@ -29,8 +29,8 @@ from domaingallery_core.methods import METHODS, noised_batch, objectives
 from domaingallery_core.methods.domaingallery import denoised_pair
 from domaingallery_core.model.denoiser import Condition, Conditions, Denoiser
 from domaingallery_core.model.process import broadcast
-from domaingallery_core.plan import AdapterConfig
 from domaingallery_core.trainables.adapters import Adapter
+from domaingallery_core.trainables.kinds import AdapterConfig
 
 Found = Iterator[tuple[str, Tensor, Tensor]]
 

@@ -40,7 +40,7 @@ class HostForm:
         """Give denoiser, adapter, conditions and (latents, noise) of a MODEL made ready for training."""
         host, core = self.module("nodes.host.model"), "domaingallery_core"
         plan = self.reference.plan("erasure")
-        config = self.module(f"{core}.plan").AdapterConfig(rank=plan.rank, alpha=plan.alpha)
+        config = self.module(f"{core}.trainables.kinds").AdapterConfig(rank=plan.rank, alpha=plan.alpha)
         draws = self.module(f"{core}.generators").generator(0, "adapter")
         with torch.inference_mode(), host.training(self.model) as device:
             images = {
@@ -70,7 +70,7 @@ class HostForm:
         timesteps = self.reference.expected["sampling/timesteps"].tolist()
         sigmas = torch.stack([sampling.sigmas[t] for t in [*timesteps, 0]])
         x = self.reference.inputs["x_T"] * (1 + sigmas[0] ** 2).sqrt()
-        lora = self.module("domaingallery_core.files.lora").core_to_comfyui(self.reference.lora)
+        lora = self.module("domaingallery_core.files.formats.comfyui").Comfyui().to_file(self.reference.lora)
         model, _ = comfy.sd.load_lora_for_models(self.model, None, lora, 1.0, 0)
         firsts: list[Tensor] = []
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Self, get_args
+from dataclasses import dataclass, field, fields
+from typing import Literal, get_args
 
-from .errors import InputError, shown
+from .errors import InputError
+from .settings import Settings, check_choice, check_number
+from .trainables.kinds import AdapterConfig
 
 Method = Literal["erasure", "domaingallery", "dreambooth", "personalization"]
 SimilarityScale = Literal["released", "paper"]
 Optimizer = Literal["adamw", "adamw8bit"]
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["automatic", "float32", "bfloat16"]
-AdapterKind = Literal["lora", "dora", "loha", "lokr"]
 
 #: The terms of Eq. 7 that read images of a subject and of its category.
 SUBJECT_TERMS = ("subject", "subject_prior")
@@ -27,64 +27,8 @@ TERMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Raise InputError unless value is one of choices."""
-    if value not in choices:
-        raise InputError(
-            f"Expected {name} to be one of {', '.join(map(str, choices))}, got {shown(value)}. Choose one."
-        )
-
-
-def check_number(
-    name: str,
-    value: Any,
-    *,
-    least: float,
-    whole: bool = False,
-    above: bool = False,
-    most: float = math.inf,
-) -> None:
-    """Raise InputError unless value is a finite number of at least `least` (more than it if `above`)."""
-    right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if (
-        not right_type
-        or not math.isfinite(value)
-        or value < least
-        or value > most
-        or (above and value == least)
-    ):
-        kind = "a whole number" if whole else "a finite number"
-        bound = f"more than {least:g}" if above else f"at least {least:g}"
-        limit = "" if math.isinf(most) else f" and at most {most:g}"
-        raise InputError(f"Expected {name} to be {kind}, {bound}{limit}, got {shown(value)}. Change {name}.")
-
-
-class Plan:
-    """Turn a plan into plain values and back; an unknown key is an error."""
-
-    __slots__ = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as values that JSON can hold."""
-        return asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build the plan that `to_dict` described.
-
-        Raises:
-            InputError: a key is unknown or a value cannot work.
-        """
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        if unknown := sorted(set(values) - known):
-            raise InputError(
-                f"Expected a plan with the keys {sorted(known)}, got also {unknown!r}. Remove them."
-            )
-        return cls(**values)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossWeights(Plan):
+class LossWeights(Settings):
     """Weigh the terms of Eq. 5 and 7; a term with weight 0 is not computed at all."""
 
     prior: float = 1.0
@@ -104,29 +48,7 @@ class LossWeights(Plan):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterConfig(Plan):
-    """Shape an adapter (paper App. A: LoRA, rank 4, alpha 4, attention projections).
-
-    Attributes:
-        kind: what `adapter_kinds` knows.
-        targets: "attention", "attention+feedforward", "linear", or patterns of layer names.
-    """
-
-    rank: int = 4
-    alpha: float = 4.0
-    targets: str = "attention"
-    dropout: float = 0.0
-    kind: AdapterKind = "lora"
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, get_args(AdapterKind))
-        check_number("rank", self.rank, least=1, whole=True)
-        check_number("alpha", self.alpha, least=0, above=True)
-        check_number("dropout", self.dropout, least=0, most=0.99)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingPlan(Plan):
+class TrainingPlan(Settings):
     """Decide a training run; with the data and the base model it gives the same bytes again.
 
     Attributes:
@@ -146,7 +68,7 @@ class TrainingPlan(Plan):
     alpha: float = 4.0
     targets: str = "attention"
     dropout: float = 0.0
-    adapter_kind: AdapterKind = "lora"
+    adapter_kind: str = "lora"
     weights: LossWeights = field(default_factory=LossWeights)
     offset_noise: float = 0.0
     denoise_steps: int = 5

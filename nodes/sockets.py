@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.data.datasets import Examples
-from ..domaingallery_core.plan import AdapterKind, LossWeights, SimilarityScale
+from ..domaingallery_core.plan import LossWeights, SimilarityScale
 
 CATEGORY = "DomainGallery"
 
@@ -98,7 +98,7 @@ class TrainingOptions:
     weights: LossWeights = field(default_factory=LossWeights)
     denoise_steps: int = 5
     offset_noise: float = 0.0
-    adapter: AdapterKind = "lora"
+    adapter: str = "lora"
     targets: str = "attention"
     dropout: float = 0.0
     similarity_scale: SimilarityScale = "released"

@@ -12,8 +12,8 @@ import json
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
+from domaingallery_core.files.writing import save_tensors
 from domaingallery_core.sketchbook.classifier import HEADS, PATH, Classifier, Network
 from domaingallery_core.sketchbook.world import Picture, render
 
@@ -124,7 +124,7 @@ def main() -> None:
         "images": str(options.images),
         "seed": str(options.seed),
     }
-    save_file({k: v.half() for k, v in network.state_dict().items()}, PATH, metadata=metadata)
+    save_tensors(PATH, {k: v.half() for k, v in network.state_dict().items()}, metadata)
     print(Classifier.load().metadata["accuracy"])
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -191,6 +191,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (OSError, SafetensorError, ValueError, AttributeError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FileError(f"Expected a sound file at {str(path)!r}, got: {reason}. Remove it.") from error
+
+
+def read_tensors(
+    path: Path, what: str = "a LoRA in safetensors format", otherwise: str = "Choose another."
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and metadata of a safetensors file from anywhere, which may have no checksum.
+
+    Raises:
+        FileError: the file is absent or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = dict(file.metadata() or {})
+            metadata.pop(CHECKSUM, None)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"Expected {what} at {str(path)!r}, got: {error}. {otherwise}") from error
 
 
 def _split(content: bytes) -> tuple[dict, bytes]:

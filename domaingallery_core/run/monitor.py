@@ -16,7 +16,7 @@ from ..methods.evaluation import denoise_parts, predict
 from ..methods.noising import noised_images
 from ..methods.similarity import recurrent_denoise
 from ..model.denoiser import Condition, Conditions, Denoiser
-from ..plan import check_number
+from ..settings import check_number
 
 #: Noise levels of the validation loss, at even distances.
 LEVELS = 8

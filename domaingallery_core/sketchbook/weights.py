@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import FileError
+from ..files.writing import read_tensors, save_tensors
 
 PATH = Path(__file__).parent / "sketchbook.safetensors"
 VOCABULARY = 49408
@@ -22,11 +20,7 @@ def read_shipped(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, st
     Raises:
         FileError: it is missing or damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"Expected {what} at {str(path)!r}, got: {error}. Install the pack again.") from error
+    return read_tensors(path, what, "Install the pack again.")
 
 
 def token_table(width: int) -> Tensor:
@@ -68,4 +62,4 @@ class Weights:
             f"text.{k}": v.half() for k, v in self.text.items()
         }
         tensors |= {"rows.index": self.rows[0].int(), "rows.weight": self.rows[1].half()}
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, metadata=self.metadata)
+        save_tensors(path, tensors, self.metadata)

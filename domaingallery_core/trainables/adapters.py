@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdapterError, shown
-from ..plan import AdapterConfig
-from . import kinds as adapter_kinds
+from .kinds import KINDS, AdapterConfig, Kind, describe, number
+from .kinds.base import NAME
 
 _ATTENTION = ("attn[12].to_[qkv]", "attn[12].to_out.0")
 #: Named sets of layers, as patterns.
@@ -75,6 +75,7 @@ class Adapter:
     def __init__(self, module: nn.Module, config: AdapterConfig) -> None:
         self.module = module
         self.config = config
+        self.kind: Kind = KINDS[config.kind](config)
         self._originals: list[tuple[nn.Module, str, nn.Module]] = []
         self._requires_grad: list[tuple[nn.Parameter, bool]] = []
         self._attributes: set[str] = set()
@@ -130,12 +131,12 @@ class Adapter:
         for name, child in targets.items():
             parent, _, leaf = name.rpartition(".")
             self._originals.append((self.module.get_submodule(parent), leaf, child))
-        config = adapter_kinds.peft_config(self.config, targets)
+        config = self.kind.peft_config(targets)
         # On the meta device peft draws nothing from the global generator; the weights are made here.
-        inject_adapter_in_model(config, self.module, adapter_name=adapter_kinds.NAME, low_cpu_mem_usage=True)
+        inject_adapter_in_model(config, self.module, adapter_name=NAME, low_cpu_mem_usage=True)
         for name, base in targets.items():
             layer: Any = self.module.get_submodule(name)
-            adapter_kinds.begin(layer, self.config, base, generator, dtype)
+            self.kind.begin(layer, base, generator, dtype)
             self._layers[name] = layer
 
     @contextmanager
@@ -158,7 +159,7 @@ class Adapter:
         return {
             f"{name}.{part}": parameter
             for name, layer in self._layers.items()
-            for part, parameter in adapter_kinds.parameters(layer, self.config.kind).items()
+            for part, parameter in self.kind.parameters(layer).items()
         }
 
     def parameters(self) -> list[nn.Parameter]:
@@ -172,37 +173,31 @@ class Adapter:
                 name: p.detach().to(device="cpu", dtype=torch.float32, copy=True)
                 for name, p in self.named_parameters().items()
             }
-            state |= {f"{name}.alpha": torch.tensor(self._alpha(name)) for name in self._layers}
+            state |= {
+                f"{name}.alpha": torch.tensor(self.kind.alpha(layer)) for name, layer in self._layers.items()
+            }
         return state
 
-    def _alpha(self, name: str) -> float:
-        full = adapter_kinds.is_full(self._layers[name], self.config.kind)
-        return float(self.config.rank if full else self.config.alpha)
-
     def exported(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state of this adapter as loaders read it: with "dora_scale" for a DoRA's magnitudes."""
-        return self._renamed(state, "magnitude", "dora_scale", adapter_kinds.dora_scale)
+        """Return a state of this adapter as loaders read it."""
+        return self._converted(state, self.kind.exported)
 
     def imported(self, lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the state that `exported` described; a DoRA's magnitudes are as before but for rounding."""
-        return self._renamed(lora, "dora_scale", "magnitude", adapter_kinds.magnitude)
+        """Return the state that `exported` described. What is of another model is left for `load` to name."""
+        return self._converted(lora, self.kind.imported)
 
-    def _renamed(
-        self, state: Mapping[str, Tensor], part: str, new: str, convert: Callable[..., Tensor]
+    def _converted(
+        self,
+        state: Mapping[str, Tensor],
+        convert: Callable[[Mapping[str, Tensor], Tensor], Mapping[str, Tensor]],
     ) -> dict[str, Tensor]:
         found = dict(state)
         with torch.inference_mode(False), torch.no_grad():
             for name, layer in self._layers.items():
-                given = [state.get(f"{name}.{p}") for p in (part, "lora_A.weight", "lora_B.weight")]
-                weight = layer.get_base_layer().weight
-                tensors = [tensor.to(weight.device) for tensor in given if tensor is not None]
-                # What is of another model is left as it is, for `load` to name.
-                if [tensor.ndim for tensor in tensors[1:]] != [2, 2] or tensors[0].numel() != len(tensors[2]):
-                    continue
-                if (len(tensors[2]), tensors[1].shape[1]) == tuple(weight.shape):
-                    del found[f"{name}.{part}"]
-                    scale = self.config.alpha / self.config.rank
-                    found[f"{name}.{new}"] = convert(*tensors, weight, scale).cpu()
+                known = (*self.kind.parts, *self.kind.filed)
+                parts = {part: found.pop(f"{name}.{part}") for part in known if f"{name}.{part}" in found}
+                changed = convert(parts, layer.get_base_layer().weight)
+                found |= {f"{name}.{part}": tensor for part, tensor in changed.items()}
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -211,11 +206,11 @@ class Adapter:
         Raises:
             AdapterError: kind, names, shapes or scales do not match; the adapter is unchanged.
         """
-        kind = adapter_kinds.describe(state)[0]
+        kind = describe(state)[0]
         if kind != self.config.kind:
-            expected, got = (adapter_kinds.TITLES[name] for name in (self.config.kind, kind))
             raise AdapterError(
-                f"Expected a {expected} to go on with, got a {got}. Choose {kind!r} in Training Options."
+                f"Expected a {self.kind.title} to go on with, got a {KINDS[kind].title}. "
+                f"Choose {kind!r} in Training Options."
             )
         parameters = self.named_parameters()
         given = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
@@ -224,11 +219,11 @@ class Adapter:
         for name, parameter in parameters.items():
             if name in given and given[name].shape != parameter.shape:
                 problems.append(f"{name} is {tuple(given[name].shape)} and not {tuple(parameter.shape)}")
-        for name in self._layers:
-            given_alpha = state.get(f"{name}.alpha")
-            alpha = self.config.rank if given_alpha is None else adapter_kinds.number(given_alpha)
-            if abs(alpha - self._alpha(name)) > 1e-6 * self._alpha(name):
-                problems.append(f"{name}.alpha is {alpha:g} and not {self._alpha(name):g}")
+        for name, layer in self._layers.items():
+            given_alpha, wanted = state.get(f"{name}.alpha"), self.kind.alpha(layer)
+            alpha = self.config.rank if given_alpha is None else number(given_alpha)
+            if abs(alpha - wanted) > 1e-6 * wanted:
+                problems.append(f"{name}.alpha is {alpha:g} and not {wanted:g}")
         if not problems and (
             broken := [name for name, t in given.items() if not bool(torch.isfinite(t).all())]
         ):
@@ -236,7 +231,7 @@ class Adapter:
         if problems:
             more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise AdapterError(
-                f"Expected a {adapter_kinds.TITLES[self.config.kind]} for {len(self._layers)} layers of this "
+                f"Expected a {self.kind.title} for {len(self._layers)} layers of this "
                 f"model with rank {self.config.rank} and alpha {self.config.alpha:g}, got one that differs: "
                 f"{'; '.join(problems[:3])}{more}. "
                 "Use a LoRA made for this model, with the same training options."

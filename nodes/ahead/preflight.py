@@ -13,7 +13,7 @@ from torch import nn
 from ...domaingallery_core.errors import DomainGalleryError, InputError
 from ...domaingallery_core.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import check_similarity
-from ...domaingallery_core.trainables.kinds import TITLES
+from ...domaingallery_core.trainables.kinds import KINDS
 from ..files.saving import checked_name
 from ..sockets import TrainingOptions
 from ..train.data import check_parts, check_subject, checked_category, with_prompts
@@ -107,7 +107,7 @@ def _check_erased(foresight: Foresight, node: GraphNode, options: TrainingOption
         return
     with at(node, foresight.here):
         if erased.adapter != options.adapter:
-            expected, got = TITLES[options.adapter], TITLES[erased.adapter]
+            expected, got = KINDS[options.adapter].title, KINDS[erased.adapter].title
             raise InputError(
                 f"Expected a {expected} to go on with, got a {got}. "
                 f"Choose {erased.adapter!r} in Training Options."

@@ -9,7 +9,9 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ...domaingallery_core.errors import FileError, InputError, shown
-from ...domaingallery_core.files.lora import KEY_FORMATS, comfyui_to_core, save_lora
+from ...domaingallery_core.files.formats import FORMATS
+from ...domaingallery_core.files.formats.comfyui import Comfyui
+from ...domaingallery_core.files.lora import save_lora
 from ...domaingallery_core.files.writing import clear_leftovers, refused
 from ..node import Node
 from ..sockets import CATEGORY
@@ -41,9 +43,9 @@ class DomainGallerySaveLora(Node):
                 ),
                 io.Combo.Input(
                     "key_format",
-                    options=list(KEY_FORMATS),
-                    default=KEY_FORMATS[0],
-                    tooltip="comfyui: the names of this program. kohya: names that most other programs read.",
+                    options=list(FORMATS),
+                    default=Comfyui.name,
+                    tooltip=". ".join(f"{name}: {form.help}" for name, form in FORMATS.items()) + ".",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The full path of the file.")],
@@ -57,7 +59,7 @@ class DomainGallerySaveLora(Node):
             try:
                 path = save_lora(
                     folder / f"{filename}_{counter:05}_.safetensors",
-                    comfyui_to_core(lora),
+                    Comfyui().from_file(lora),
                     getattr(lora, "metadata", None),
                     key_format=key_format,
                     key_map=getattr(lora, "kohya_names", None),

@@ -11,14 +11,14 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ...domaingallery_core.files.lora import comfyui_to_core, core_to_comfyui
+from ...domaingallery_core.files.formats.comfyui import Comfyui
 from ...domaingallery_core.fingerprints import fingerprint, run_identity
 from ...domaingallery_core.generators import generator
 from ...domaingallery_core.pictures.curves import VALIDATION
 from ...domaingallery_core.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import TrainingResult, train
 from ...domaingallery_core.trainables.adapters import Adapter
-from ...domaingallery_core.trainables.kinds import describe
+from ...domaingallery_core.trainables.kinds import KINDS, describe
 from ..ahead.preflight import check_ahead, warn_of_rate
 from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
@@ -97,7 +97,7 @@ def run(
                     denoiser, adapter, data, conditions, plan, live.show, checkpoints=checkpoints,
                     monitor=monitor_of(options),
                 )  # fmt: skip
-                tensors = core_to_comfyui(adapter.exported(result.state_dict))
+                tensors = Comfyui().to_file(adapter.exported(result.state_dict))
             lora = TrainedLora(
                 tensors,
                 metadata=metadata(prompts, plan, identity, result.steps, subject and subject[0]),
@@ -130,8 +130,7 @@ def metadata(
         "format": "pt",
         "modelspec.title": f"{prompts.identifier} {prompts.category}",
         "modelspec.trigger_phrase": trigger,
-        "ss_network_module": "lycoris.kohya" if plan.adapter_kind in ("loha", "lokr") else "networks.lora",
-        "ss_network_args": json.dumps({"algo": plan.adapter_kind}),
+        **KINDS[plan.adapter_kind].metadata(),
         "ss_network_dim": str(plan.rank),
         "ss_network_alpha": f"{plan.alpha:g}",
         "ss_steps": str(step),
@@ -182,7 +181,7 @@ def starting_weights(
     """
     if erased is None:
         return None, options or TrainingOptions()
-    weights = comfyui_to_core(erased)
+    weights = Comfyui().from_file(erased)
     kind, rank, alpha = describe(weights)
     return weights, options or TrainingOptions(adapter=kind, rank=rank, alpha=alpha)
 

@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from ...domaingallery_core.plan import LossWeights, Optimizer, Precision, Schedule, SimilarityScale
 from ...domaingallery_core.trainables.adapters import TARGETS
-from ...domaingallery_core.trainables.kinds import TITLES
+from ...domaingallery_core.trainables.kinds import KINDS
 from ..node import Node
 from ..sockets import CATEGORY, Options, TrainingOptions
 
@@ -24,7 +24,7 @@ def advanced_inputs() -> list[io.Input]:
             io.Combo, "adapter", "lora",
             "What is trained. lora: the paper's. dora: LoRA and a magnitude for each output. "
             "loha, lokr: products that reach a higher rank with few weights. All load as LoRA files.",
-            options=list(TITLES),
+            options=list(KINDS),
         ),
         advanced(
             io.String, "targets", "attention",

@@ -9,7 +9,8 @@ import re
 import pytest
 
 from domaingallery_core.errors import InputError
-from domaingallery_core.plan import AdapterConfig, LossWeights, TrainingPlan
+from domaingallery_core.plan import LossWeights, TrainingPlan
+from domaingallery_core.trainables.kinds import AdapterConfig
 
 
 def plan(**changes):

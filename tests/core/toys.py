@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from domaingallery_core.generators import generator
 from domaingallery_core.model.denoiser import Condition, Conditions
 from domaingallery_core.model.process import Process, broadcast
-from domaingallery_core.plan import AdapterConfig, TrainingPlan
+from domaingallery_core.plan import TrainingPlan
 from domaingallery_core.trainables.adapters import Adapter
-from domaingallery_core.trainables.kinds import TITLES
+from domaingallery_core.trainables.kinds import AdapterConfig
 
 CHANNELS, SIZE, WIDTH = 2, 4, 8
 LAYERS = 8  # that an adapter is put on: two attentions of four
-KINDS = tuple(TITLES)
 
 
 class Attention(nn.Module):

@@ -11,8 +11,10 @@ from toys import random
 
 from domaingallery_core.errors import FileError
 from domaingallery_core.files import writing as files
-from domaingallery_core.files.lora import comfyui_to_core, core_to_comfyui, kohya_names, load_lora, save_lora
+from domaingallery_core.files.formats.comfyui import Comfyui
+from domaingallery_core.files.lora import load_lora, save_lora
 
+NAME = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
 MODULE = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 
 
@@ -29,7 +31,7 @@ def test_saving_and_loading_is_a_round_trip(tmp_path, key_format):
     path = tmp_path / "new folder" / "a.safetensors"
 
     save_lora(path, tensors(), {"prompt": "a sks face"}, key_format=key_format)
-    found = load_lora(path, key_map=kohya_names([MODULE]))
+    found = load_lora(path, key_map={MODULE: NAME})
 
     assert found.metadata == {"prompt": "a sks face"}
     assert found.tensors.keys() == tensors().keys()
@@ -53,17 +55,16 @@ def test_kohya_names_come_from_the_module_or_a_map(tmp_path):
         )
     )
 
-    name = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
-    assert plain.keys() == {f"{name}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha")}
+    assert plain.keys() == {f"{NAME}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha")}
     assert mapped.keys() == {
         f"lora_unet_down_q.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha")
     }
 
 
 def test_the_host_names_go_both_ways():
-    assert comfyui_to_core(core_to_comfyui(tensors())).keys() == tensors().keys()
+    assert Comfyui().from_file(Comfyui().to_file(tensors())).keys() == tensors().keys()
     with pytest.raises(FileError, match="'text"):
-        comfyui_to_core({"text.lora_A.weight": torch.zeros(1)})
+        Comfyui().from_file({"text.lora_A.weight": torch.zeros(1)})
 
 
 def test_equal_loras_are_equal_files(tmp_path):
@@ -131,7 +132,7 @@ def test_kohya_names_of_another_model_are_refused(tmp_path):
     path = save_lora(tmp_path / "a.safetensors", tensors(), key_format="kohya")
 
     with pytest.raises(FileError, match="lora_unet_input"):
-        load_lora(path, key_map=kohya_names(["middle_block.0"]))
+        load_lora(path, key_map={"middle_block.0": "lora_unet_middle_block_0"})
 
 
 def test_an_unknown_format_is_refused(tmp_path):

@@ -13,9 +13,10 @@ from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.errors import InputError, TrainingError
 from domaingallery_core.generators import generator
 from domaingallery_core.model.denoiser import Conditions
-from domaingallery_core.plan import AdapterConfig, LossWeights, TrainingPlan
+from domaingallery_core.plan import LossWeights, TrainingPlan
 from domaingallery_core.run.trainer import train
 from domaingallery_core.trainables.adapters import Adapter, ordinary_weights
+from domaingallery_core.trainables.kinds import AdapterConfig
 
 
 def plan(method="domaingallery", **changes):

@@ -8,12 +8,11 @@ import time
 import pytest
 import torch
 from torch import nn
-from toys import KINDS, LAYERS, WIDTH, filled, inject, inputs, network, snapshot
+from toys import LAYERS, WIDTH, filled, inject, inputs, network, snapshot
 
 from domaingallery_core.errors import AdapterError
-from domaingallery_core.plan import AdapterConfig
 from domaingallery_core.trainables.adapters import target_modules
-from domaingallery_core.trainables.kinds import TITLES
+from domaingallery_core.trainables.kinds import KINDS, AdapterConfig
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,7 +148,7 @@ def test_an_adapter_of_another_model_is_refused_and_changes_nothing(kind):
         with filled(inject(network(), config)) as adapter:
             before = adapter.state_dict()
 
-            with pytest.raises(AdapterError, match=f"Expected a {TITLES[kind]} for 8 layers"):
+            with pytest.raises(AdapterError, match=f"Expected a {KINDS[kind].title} for 8 layers"):
                 adapter.load(adapter.imported(foreign))
 
             assert all(torch.equal(v, adapter.state_dict()[k]) for k, v in before.items())

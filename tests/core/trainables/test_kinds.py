@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import KINDS, LAYERS, filled, inject, inputs, network
+from toys import LAYERS, filled, inject, inputs, network
 
 from domaingallery_core.errors import AdapterError
-from domaingallery_core.plan import AdapterConfig
-from domaingallery_core.trainables.kinds import describe
+from domaingallery_core.trainables.kinds import KINDS, AdapterConfig, describe
 
 
 @pytest.mark.parametrize(("kind", "parts"), [("lora", 2), ("dora", 3), ("loha", 4), ("lokr", 2)])

@@ -24,7 +24,7 @@ def trained(nodes, model, see=None, **config):
         host.training(model),
         adapters.Adapter.inject(
             model.model.diffusion_model,
-            nodes("domaingallery_core.plan").AdapterConfig(**config),
+            nodes("domaingallery_core.trainables.kinds").AdapterConfig(**config),
             generator,
         ) as adapter,
     ):
@@ -34,7 +34,7 @@ def trained(nodes, model, see=None, **config):
         if see is not None:
             see()
         state = adapter.exported(adapter.state_dict())
-    tensors = nodes("domaingallery_core.files.lora").core_to_comfyui(state)
+    tensors = nodes("domaingallery_core.files.formats.comfyui").Comfyui().to_file(state)
     return sockets.TrainedLora(tensors, metadata={"who": "test"}, kohya_names=host.kohya_names(model))
 
 
@@ -236,7 +236,7 @@ def demo_loras(comfy, nodes, tmp_path_factory):
         )[0]
     files = {}
     for name, lora in (("erased", erased), ("domain", domain), ("subject", subject)):
-        state = nodes("domaingallery_core.files.lora").comfyui_to_core(lora)
+        state = nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(lora)
         for key_format in ("comfyui", "kohya"):
             files[name, key_format] = nodes("domaingallery_core.files.lora").save_lora(
                 folder / f"{name}_{key_format}.safetensors",

@@ -84,9 +84,9 @@ def test_a_lora_acts_through_the_host_as_it_did_in_training(nodes, model):
         denoiser = host.HostDenoiser(model)
         [condition] = denoiser.conditions([prompts.target], x.clone())
         plain = denoiser(x.clone(), sigma, condition)
-        config = nodes("domaingallery_core.plan").AdapterConfig()
+        config = nodes("domaingallery_core.trainables.kinds").AdapterConfig()
         with core.Adapter.inject(model.model.diffusion_model, config, torch.Generator()) as adapter:
-            adapter.load(nodes("domaingallery_core.files.lora").comfyui_to_core(lora))
+            adapter.load(nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(lora))
             expected = denoiser(x.clone(), sigma, condition).detach()
 
     with torch.inference_mode():
