@@ -25,7 +25,7 @@ from benchmarks.reference import GUIDANCE_SCALE, Reference
 from benchmarks.unet_denoiser import UNetDenoiser, enter_host_on_cpu, find_host, host_unet
 from domaingallery_core.generators import generator
 from domaingallery_core.guidance import enhance
-from domaingallery_core.methods import METHODS, noised_batch, objectives
+from domaingallery_core.methods import noised_batch
 from domaingallery_core.methods.domaingallery import denoised_pair
 from domaingallery_core.model.denoiser import Condition, Conditions, Denoiser
 from domaingallery_core.model.process import broadcast
@@ -60,12 +60,12 @@ def training(reference: Reference, denoiser: Denoiser, adapter: Adapter, conditi
         plan = reference.plan(method)
         for group, expected in reference.groups(stage).items():
             noised = noised_batch(denoiser.process, int(group.removeprefix("t")), **images)
-            terms = METHODS[method](denoiser, adapter, noised, conditions, plan)
-            total = objectives.total(terms, plan.weights)
+            terms = plan.method.terms(denoiser, adapter, noised, conditions)
+            total = plan.method.total(terms)
             found = {**terms, "total": total, **gradients(total, "")}
             if "similarity" in terms:
                 found |= gradients(terms["similarity"], "similarity_only/")
-                pair = denoised_pair(denoiser, noised.source, noised.timestep, conditions, plan)
+                pair = denoised_pair(denoiser, noised.source, noised.timestep, conditions, plan.method)
                 found["denoised_source_to_target"], found["denoised_source"] = pair
             for name, value in expected.items():
                 yield f"{stage}/{group}/{name}", found[name].detach(), value
@@ -119,7 +119,7 @@ def core_form(reference: Reference, host: Path) -> Found:
         for name in ("target", "source", "uncond")
     )
     conditions = Conditions(target=target, source=source, empty=empty)
-    config = AdapterConfig(rank=plan.rank, alpha=plan.alpha)
+    config = AdapterConfig(rank=plan.adapter.rank, alpha=plan.adapter.alpha)
     with Adapter.inject(unet, config, generator(0, "adapter"), dtype=dtype) as adapter:
         adapter.load(reference.lora)
         yield from training(reference, denoiser, adapter, conditions, reference.images(dtype))

@@ -40,7 +40,9 @@ class HostForm:
         """Give denoiser, adapter, conditions and (latents, noise) of a MODEL made ready for training."""
         host, core = self.module("nodes.host.model"), "domaingallery_core"
         plan = self.reference.plan("erasure")
-        config = self.module(f"{core}.trainables.kinds").AdapterConfig(rank=plan.rank, alpha=plan.alpha)
+        config = self.module(f"{core}.trainables.kinds").AdapterConfig(
+            rank=plan.adapter.rank, alpha=plan.adapter.alpha
+        )
         draws = self.module(f"{core}.generators").generator(0, "adapter")
         with torch.inference_mode(), host.training(self.model) as device:
             images = {

@@ -117,9 +117,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
            for name in ("target", "source", "bare", "empty")},
     )  # fmt: skip
     options = sockets.TrainingOptions(batch_size=arguments.batch)
-    plan = modules["nodes.train.plans"].plan_of(
-        "domaingallery", arguments.steps, 1e-4, 0, options, erasure=0.0
-    )
+    plan = options.plan("domaingallery", arguments.steps, 1e-4, 0)
     if arguments.measure == "activations":
         return found | activations(modules, model, prompts, dataset, plan, arguments.checkpointing)
     run_options = sockets.RunOptions(gradient_checkpointing=arguments.checkpointing)
@@ -158,7 +156,7 @@ def activations(
     """Return the bytes that the losses of one step and their gradient need, and those of the optimizer."""
     core = {
         name: modules[f"domaingallery_core.{name}"]
-        for name in ("trainables.adapters", "data.datasets", "methods", "methods.objectives")
+        for name in ("trainables.adapters", "data.datasets", "methods")
     }
     host = modules["nodes.host.model"]
     saving = modules["nodes.host.memory"]
@@ -175,15 +173,15 @@ def activations(
         )
         seed = torch.Generator().manual_seed(0)
         network = model.model.diffusion_model
-        with core["trainables.adapters"].Adapter.inject(network, plan.adapter(), seed) as adapter:
+        with core["trainables.adapters"].Adapter.inject(network, plan.adapter, seed) as adapter:
             trained = float(sum(p.nbytes for p in adapter.parameters()))
             batch = core["data.datasets"].Batch(
-                target=data.target.latents, source=data.source.latents[: plan.batch_size]
+                target=data.target.latents, source=data.source.latents[: plan.data.batch_size]
             )
             noised = core["methods"].draw(batch, denoiser.process, seed)
             with Live(device) as live:
-                terms = core["methods"].METHODS[plan.method](denoiser, adapter, noised, conditions, plan)
-                core["methods.objectives"].total(terms, plan.weights).backward()
+                terms = plan.method.terms(denoiser, adapter, noised, conditions)
+                plan.method.total(terms).backward()
     # weights, gradients and two moments; the gradients are part of what the backward pass left alive
     return {"activations": live.most, "optimizer": 3 * trained}
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from domaingallery_core.methods import MethodSettings
 from domaingallery_core.model.process import Process
-from domaingallery_core.plan import LossWeights, TrainingPlan
+from domaingallery_core.run.plan import TrainingPlan
 
 KINDS = {"epsilon": "epsilon", "v_prediction": "v"}
 
@@ -70,11 +71,12 @@ class Reference:
 
     def plan(self, method: str) -> TrainingPlan:
         """Return the plan that the numbers were computed with; its batch size is not read."""
-        return TrainingPlan(
-            method=method,  # type: ignore[arg-type]
+        own = MethodSettings(name=method).weights
+        return TrainingPlan.of(
+            method,
             steps=1,
             learning_rate=1e-4,
-            weights=LossWeights.from_dict(self.config["weights"]),
+            weights={name: self.config["weights"][name] for name in own},
             denoise_steps=self.config["denoise_steps"],
             denoise_guidance=self.config["denoise_guidance"],
             rank=self.config["lora"]["rank"],

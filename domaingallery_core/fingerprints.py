@@ -1,4 +1,4 @@
-"""Hashes that tell whether data, prompts, models and runs are the same."""
+"""Hashes that tell whether data, prompts, models and code are the same."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-from .data.datasets import Dataset
-from .model.denoiser import Conditions
-from .plan import TrainingPlan
-from .trainables.adapters import Adapter
 
 #: More parts than this are not looked at; what has more counts as something that cannot be told.
 MOST_PARTS = 300_000
@@ -68,48 +63,6 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     with ThreadPoolExecutor(THREADS) as pool:  # hashing leaves the interpreter free
         hashes = pool.map(_tensor, tensors.values())
         return _digest("tensors", *sorted(map(_digest, tensors, hashes))).hex()
-
-
-def run_identity(
-    adapter: Adapter, dataset: Dataset, conditions: Conditions, plan: TrainingPlan, base: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return what decides a run: the plan, and hashes of images, prompts, weights to begin with and base.
-
-    Args:
-        dataset: what the run reads, and no more.
-        base: hashes that say which base model it is, and what it computes.
-    """
-    found: dict[str, Any] = {
-        "plan": plan.to_dict(),
-        **{f"base model {name}": value for name, value in base.items()},
-        "starting weights": fingerprint(adapter.state_dict()),
-        "device": adapter.parameters()[0].device.type,
-    }
-    for part, name in ((dataset, "images"), (conditions, "prompt")):
-        found |= {f"{f.name} {name}": fingerprint(getattr(part, f.name)) for f in fields(part)}
-    return found
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return, in words, where two identities of runs differ.
-
-    A long hash is not shown, nor what is long. Values of nested mappings are named with a dot.
-    """
-
-    def short(value: Any) -> str:
-        text = ascii(value)
-        return text if len(text) <= 60 else f"{text[:60]}..."
-
-    found = []
-    for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            hashed = any(isinstance(value, str) and len(value) == 64 for value in (old, new))
-            words = "differs" if hashed else f"was {short(old)} and is {short(new)}"
-            found.append(f"{prefix}{short(str(name))[1:-1]} {words}")
-    return found
 
 
 class _Hasher:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.data.datasets import Examples
-from ..domaingallery_core.plan import LossWeights, SimilarityScale
+from ..domaingallery_core.methods import METHODS
+from ..domaingallery_core.run.plan import GROUPS, TrainingPlan
+from ..domaingallery_core.settings import check_keys, settings_of
+from ..domaingallery_core.trainables.kinds import AdapterConfig
 
 CATEGORY = "DomainGallery"
 
@@ -88,28 +92,55 @@ class LatentDataset:
         return (self, *self.more)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """Hold what a training can vary besides its length and learning rate; the defaults are the paper's."""
+    """Hold what a training can vary besides its length and learning rate.
 
-    rank: int = 4
-    alpha: float = 4.0
-    batch_size: int = 4
-    weights: LossWeights = field(default_factory=LossWeights)
-    denoise_steps: int = 5
-    offset_noise: float = 0.0
-    adapter: str = "lora"
-    targets: str = "attention"
-    dropout: float = 0.0
-    similarity_scale: SimilarityScale = "released"
-    denoise_guidance: float = 1.0
-    accumulation: int = 1
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    ema: float = 0.0
-    min_snr: float = 0.0
-    optimizer: str = "adamw"
-    precision: str = "automatic"
+    Attributes:
+        values: settings by name, all but those that the training nodes have; those that are not given are the
+            paper's.
+        weights: of loss terms, by name; those that are not given are their methods'.
+    """
+
+    def __init__(self, *, weights: Mapping[str, float] | None = None, **values: Any) -> None:
+        known = {
+            name: default
+            for kind in (*GROUPS.values(), TrainingPlan)
+            for name, (_, default) in settings_of(kind).items()
+            if name not in ("steps", "learning_rate", "seed")
+        }
+        check_keys(values, known)
+        self.values = known | values
+        self.weights = {
+            term.name: term.weight
+            for method in METHODS.values()
+            for term in method.terms
+            if term.weight is not None and not term.times
+        } | dict(weights or {})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrainingOptions) and vars(self) == vars(other)
+
+    def adapter(self) -> AdapterConfig:
+        """Return the shape of what is trained.
+
+        Raises:
+            InputError: a value cannot work.
+        """
+        return AdapterConfig(**{name: self.values[name] for name in settings_of(AdapterConfig)})
+
+    def plan(
+        self, method: str, steps: int, learning_rate: float, seed: int, **weights: float
+    ) -> TrainingPlan:
+        """Return the plan of a run of a method; `weights` are those that a node has itself.
+
+        Raises:
+            InputError: a value cannot work.
+        """
+        own = {term.name for term in METHODS[method].terms if term.weight is not None and not term.times}
+        weights = {name: weight for name, weight in (self.weights | weights).items() if name in own}
+        return TrainingPlan.of(
+            method, steps=steps, learning_rate=learning_rate, seed=seed, weights=weights, **self.values
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

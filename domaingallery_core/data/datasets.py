@@ -9,6 +9,16 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..settings import Settings, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings(Settings):
+    """Say how images are read."""
+
+    batch_size: int = setting(
+        4, "Images of each kind in a step. The similarity term needs at least 3.", least=1, most=64
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,23 +1,12 @@
-"""One file a system: a function from a noised batch to named losses."""
+"""Systems that teach a model something, a file each: its terms, what they read, and its losses."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
-from torch import Tensor
-
-from ..model.denoiser import Conditions, Denoiser, Switch
-from ..plan import TrainingPlan
-from . import domaingallery, dreambooth, erasure, personalization
+from ..rooms import import_all
+from .evaluation import Ask
+from .method import METHODS, Method, MethodSettings, Term
 from .noising import NoisedBatch, NoisedImages, draw, noised_batch
 
-Losses = Callable[[Denoiser, Switch, NoisedBatch, Conditions, TrainingPlan], dict[str, Tensor]]
+__all__ = [
+    "METHODS", "Ask", "Method", "MethodSettings", "NoisedBatch", "NoisedImages", "Term", "draw",
+    "noised_batch", ]  # fmt: skip
 
-METHODS: dict[str, Losses] = {
-    "erasure": erasure.losses,
-    "domaingallery": domaingallery.losses,
-    "dreambooth": dreambooth.losses,
-    "personalization": personalization.losses,
-}
-
-__all__ = ["METHODS", "Losses", "NoisedBatch", "NoisedImages", "draw", "noised_batch"]
+import_all(__name__, __path__)

@@ -6,76 +6,56 @@ import torch
 from torch import Tensor
 
 from ..guidance import guide
-from ..model.denoiser import Condition, Conditions, Denoiser, Switch
-from ..plan import TrainingPlan
+from ..model.denoiser import Condition, Conditions, Denoiser
 from . import objectives
-from .evaluation import Part, denoise_parts, keeps_source, needed, predict, reconstruct
+from .evaluation import Ask, needed
+from .method import Losses, Method, MethodSettings
 from .noising import NoisedBatch, NoisedImages
 from .similarity import clean_features, recurrent_denoise, similarity_consistency
+from .terms import DISENTANGLEMENT, PRIOR, SIMILARITY, TARGET
 
 
-def losses(
-    denoiser: Denoiser, adapter: Switch, noised: NoisedBatch, conditions: Conditions, plan: TrainingPlan
-) -> dict[str, Tensor]:
-    """Return the unweighted terms "target", "prior", "disentanglement" and "similarity" (Eq. 1, 1, 3, 4).
-
-    Those without a weight are left out. One evaluation with gradient serves the target images, the source
-    images and the first step of both recurrences; the similarity term alone needs no gradient of "a [N]".
+class DomainGallery(Method):
+    """One evaluation with gradient serves the target images, the source images and the first step of both
+    recurrences; the similarity term alone needs no gradient of "a [N]".
     """
-    terms, _ = losses_beside(denoiser, adapter, noised, conditions, plan, {})
-    return terms
 
+    name = "domaingallery"
+    terms = (TARGET, PRIOR, DISENTANGLEMENT, SIMILARITY)
+    steps, learning_rate = 1000, 5e-5
 
-def losses_beside(
-    denoiser: Denoiser,
-    adapter: Switch,
-    noised: NoisedBatch,
-    conditions: Conditions,
-    plan: TrainingPlan,
-    others: dict[str, Part],
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the terms of `losses`, and the x0 (B C H W) of other images from the same evaluation."""
-    target = needed(noised.target, "target images")
-    images = {"target": target}
-    parts = [(target, conditions.target)]
-    if plan.needs_source():
-        source = needed(noised.source, "source images")
-        source_part = (source, needed(conditions.source, "the source prompt"))
-        if keeps_source(plan):
-            images["source"] = source
-            parts.append(source_part)
-        if plan.uses("similarity"):
-            images["source to target"] = source
-            parts.append((source, conditions.target))
-            if plan.needs_empty():
-                images["empty"] = source
-                parts.append((source, needed(conditions.empty, "the empty prompt")))
-    found = denoise_parts(denoiser, [*parts, *others.values()])
-    x0 = dict(zip([*images, *others], found, strict=True))
-    beside = {name: x0[name] for name in others}
-    if plan.needs_source() and "source" not in x0:
-        with torch.no_grad():
-            (x0["source"],) = denoise_parts(denoiser, [source_part])
+    def losses(
+        self, ask: Ask, noised: NoisedBatch, conditions: Conditions, settings: MethodSettings
+    ) -> Losses:
+        target = ask(needed(noised.target, "target images"), conditions.target)
+        terms: Losses = {"target": target.reconstruction}
+        if not settings.reads("source"):
+            return terms
+        images = needed(noised.source, "source images")
+        prompt = needed(conditions.source, "the source prompt")
+        source = ask(images, prompt, gradient=settings.uses("prior", "disentanglement"))
+        if settings.uses("prior"):
+            terms["prior"] = source.reconstruction
+        if settings.uses("disentanglement"):
+            base = ask(images, prompt, trained=False)
+            terms["disentanglement"] = lambda: objectives.disentanglement(source.value, base.value)
+        if settings.uses("similarity"):
+            first = {"source to target": ask(images, conditions.target), "source": source}
+            if settings.needs_empty():
+                first["empty"] = ask(images, needed(conditions.empty, "the empty prompt"))
 
-    terms = {"target": reconstruct(denoiser, target, x0["target"])}
-    if not plan.needs_source():
-        return terms, beside
-    source_prediction = predict(denoiser, source, x0["source"])
-    if plan.uses("prior"):
-        terms["prior"] = objectives.reconstruction(source_prediction, source.wanted)
-    if plan.uses("disentanglement"):
-        with torch.no_grad(), adapter.off():
-            (base,) = denoise_parts(denoiser, [source_part])
-        terms["disentanglement"] = objectives.disentanglement(
-            source_prediction, predict(denoiser, source, base)
-        )
-    if plan.uses("similarity"):
-        moving, fixed = denoised_pair(denoiser, source, noised.timestep, conditions, plan, x0)
-        features = clean_features(denoiser, moving, conditions.target)
-        with torch.no_grad():
-            reference = clean_features(denoiser, fixed, source_part[1])
-        terms["similarity"] = similarity_consistency(features, reference, scale=plan.similarity_scale)
-    return terms, beside
+            def similarity() -> Tensor:
+                known = {name: asked.x0 for name, asked in first.items()}
+                moving, fixed = denoised_pair(
+                    ask.denoiser, images, noised.timestep, conditions, settings, known
+                )
+                features = clean_features(ask.denoiser, moving, conditions.target)
+                with torch.no_grad():
+                    reference = clean_features(ask.denoiser, fixed, prompt)
+                return similarity_consistency(features, reference, scale=settings.similarity_scale)
+
+            terms["similarity"] = similarity
+        return terms
 
 
 def denoised_pair(
@@ -83,7 +63,7 @@ def denoised_pair(
     source: NoisedImages,
     timestep: int,
     conditions: Conditions,
-    plan: TrainingPlan,
+    settings: MethodSettings,
     first: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return recurrently denoised latents (B C H W): under "a [V] [N]", and without gradient under "a [N]".
@@ -93,15 +73,15 @@ def denoised_pair(
     """
 
     def denoise(condition: Condition, known: Tensor | None, empty: Tensor | None) -> Tensor:
-        if known is not None and plan.denoise_guidance != 1.0:
-            known = guide(needed(empty, "the empty prompt"), known, guidance_scale=plan.denoise_guidance)
+        if known is not None and settings.denoise_guidance != 1.0:
+            known = guide(needed(empty, "the empty prompt"), known, guidance_scale=settings.denoise_guidance)
         return recurrent_denoise(
             denoiser,
             source.x,
             timestep,
             condition,
-            steps=plan.denoise_steps,
-            guidance=plan.denoise_guidance,
+            steps=settings.denoise_steps,
+            guidance=settings.denoise_guidance,
             empty=conditions.empty,
             first=known,
         )

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from ..model.denoiser import Conditions, Denoiser, Switch
-from ..plan import TrainingPlan
+from ..model.denoiser import Conditions
 from . import objectives
-from .evaluation import denoise_parts, keeps_source, needed, predict
+from .evaluation import Ask, needed
+from .method import Losses, Method, MethodSettings, Term
 from .noising import NoisedBatch
+from .terms import DISENTANGLEMENT, PRIOR
+
+ERASURE = Term(
+    name="erasure",
+    reads="source",
+    weight=10.0,
+    help="Weight of erasing what the identifier meant (Eq. 2); stage 1 only.",
+)
 
 
-def losses(
-    denoiser: Denoiser, adapter: Switch, noised: NoisedBatch, conditions: Conditions, plan: TrainingPlan
-) -> dict[str, Tensor]:
-    """Return the unweighted terms "prior", "disentanglement", "erasure" (Eq. 1, 3, 2) that have a weight.
+class Erasure(Method):
+    """Source images under both prompts; the erasure term alone needs no gradient of "a [N]"."""
 
-    One evaluation with gradient serves both prompts; the erasure term alone needs no gradient of "a [N]".
-    """
-    images = needed(noised.source, "source images")
-    source_part = (images, needed(conditions.source, "the source prompt"))
-    parts = {"source": source_part} if keeps_source(plan) else {}
-    if plan.uses("erasure"):
-        parts["target"] = (images, conditions.target)
-    x0 = dict(zip(parts, denoise_parts(denoiser, list(parts.values())), strict=True))
-    if "source" not in x0:
-        with torch.no_grad():
-            (x0["source"],) = denoise_parts(denoiser, [source_part])
-    source = predict(denoiser, images, x0["source"])
+    name = "erasure"
+    terms = (PRIOR, DISENTANGLEMENT, ERASURE)
+    steps, learning_rate = 500, 1e-4
 
-    terms: dict[str, Tensor] = {}
-    if plan.uses("prior"):
-        terms["prior"] = objectives.reconstruction(source, images.wanted)
-    if plan.uses("disentanglement"):
-        with torch.no_grad(), adapter.off():
-            (base,) = denoise_parts(denoiser, [source_part])
-        terms["disentanglement"] = objectives.disentanglement(source, predict(denoiser, images, base))
-    if plan.uses("erasure"):
-        terms["erasure"] = objectives.erasure(predict(denoiser, images, x0["target"]), source)
-    return terms
+    def losses(
+        self, ask: Ask, noised: NoisedBatch, conditions: Conditions, settings: MethodSettings
+    ) -> Losses:
+        images = needed(noised.source, "source images")
+        prompt = needed(conditions.source, "the source prompt")
+        source = ask(images, prompt, gradient=settings.uses("prior", "disentanglement"))
+        terms: Losses = {}
+        if settings.uses("prior"):
+            terms["prior"] = source.reconstruction
+        if settings.uses("disentanglement"):
+            base = ask(images, prompt, trained=False)
+            terms["disentanglement"] = lambda: objectives.disentanglement(source.value, base.value)
+        if settings.uses("erasure"):
+            moved = ask(images, conditions.target)
+            terms["erasure"] = lambda: objectives.erasure(moved.value, source.value)
+        return terms

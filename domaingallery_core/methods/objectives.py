@@ -1,17 +1,11 @@
-"""The mean-squared terms of the method and their weighted sum (Eq. 1, 2, 3, 5, 7)."""
+"""The mean-squared terms of the method (Eq. 1, 2, 3)."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ..model.process import Process
-from ..plan import SUBJECT_TERMS, LossWeights
-
-#: The terms of Eq. 1, which regress on what the family predicts.
-RECONSTRUCTIONS = ("target", "prior", *SUBJECT_TERMS)
 
 
 def mean_squared_error(prediction: Tensor, wanted: Tensor) -> Tensor:
@@ -54,16 +48,3 @@ def min_snr_weight(process: Process, timestep: int, gamma: float) -> float:
     if process.kind == "flow":
         return min(snr, gamma) * sigma**2
     return min(snr, gamma) / (snr + 1 if process.kind == "v" else snr)
-
-
-def total(losses: Mapping[str, Tensor], weights: LossWeights, *, regression: float = 1.0) -> Tensor:
-    """Return Eq. 5 or 7, the weighted sum of unweighted named terms; "target" has the weight 1.
-
-    Args:
-        regression: scales the terms of Eq. 1: "target" and "prior", of a subject too.
-    """
-    terms = []
-    for name, loss in losses.items():
-        weight = 1.0 if name == "target" else getattr(weights, name)
-        terms.append((weight * regression if name in RECONSTRUCTIONS else weight) * loss)
-    return torch.stack(terms).sum()

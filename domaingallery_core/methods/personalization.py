@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from ..model.denoiser import Conditions, Denoiser, Switch
-from ..plan import SUBJECT_TERMS, TrainingPlan
-from .domaingallery import losses_beside
-from .evaluation import Part, needed, reconstruct
+from ..model.denoiser import Conditions
+from .domaingallery import DomainGallery
+from .evaluation import Ask, needed
+from .method import Losses, MethodSettings, Term
 from .noising import NoisedBatch
 
+SUBJECT = Term(
+    name="subject", reads="subject", regresses=True, help="Weight of learning the subject (Eq. 7)."
+)
+SUBJECT_PRIOR = Term(name="subject_prior", reads="subject_source", times=("subject", "prior"), regresses=True)
 
-def losses(
-    denoiser: Denoiser, adapter: Switch, noised: NoisedBatch, conditions: Conditions, plan: TrainingPlan
-) -> dict[str, Tensor]:
-    """Return the unweighted terms of DomainGallery, and "subject" and "subject_prior" (Eq. 1).
 
-    The last two are the target term on images of the subject, "a [W] [N_subject]", and the prior term on
-    images of its category, "a [N_subject]". They share the timestep and the evaluation of the others.
+class Personalization(DomainGallery):
+    """The terms of DomainGallery, and Eq. 1 on images of the subject, "a [W] [N_subject]", and on images of
+    its category, "a [N_subject]". They share the timestep and the evaluation of the others.
     """
-    others: dict[str, Part] = {}
-    if plan.uses("subject"):
-        images = needed(noised.subject, "images of the subject")
-        prompts = needed(conditions.subject, "the prompts of the subject")
-        others["subject"] = needed(images.target, "images of the subject"), prompts.target
-        if plan.uses("subject_prior"):
-            others["subject_prior"] = (
-                needed(images.source, "source images of the subject's category"),
-                needed(prompts.source, "the source prompt of the subject"),
-            )
-    terms, beside = losses_beside(denoiser, adapter, noised, conditions, plan, others)
-    return terms | {
-        name: reconstruct(denoiser, others[name][0], beside[name]) for name in SUBJECT_TERMS if name in others
-    }
+
+    name = "personalization"
+    terms = (*DomainGallery.terms, SUBJECT, SUBJECT_PRIOR)
+
+    def losses(
+        self, ask: Ask, noised: NoisedBatch, conditions: Conditions, settings: MethodSettings
+    ) -> Losses:
+        terms = super().losses(ask, noised, conditions, settings)
+        if settings.uses("subject"):
+            images = needed(noised.subject, "images of the subject")
+            prompts = needed(conditions.subject, "the prompts of the subject")
+            subject = ask(needed(images.target, "images of the subject"), prompts.target)
+            terms["subject"] = subject.reconstruction
+            if settings.uses("subject_prior"):
+                prior = ask(
+                    needed(images.source, "source images of the subject's category"),
+                    needed(prompts.source, "the source prompt of the subject"),
+                )
+                terms["subject_prior"] = prior.reconstruction
+        return terms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from ..guidance import guide
 from ..model.denoiser import Condition, Denoiser, denoise_together
-from ..plan import SimilarityScale
+
+SimilarityScale = Literal["released", "paper"]
 
 
 def recurrent_timesteps(timestep: int, steps: int) -> list[int]:
@@ -90,7 +92,7 @@ def pairwise_similarities(feature: Tensor) -> Tensor:
 
 
 def similarity_consistency(
-    source_to_target: Sequence[Tensor], source: Sequence[Tensor], *, scale: SimilarityScale = "released"
+    source_to_target: Sequence[Tensor], source: Sequence[Tensor], *, scale: str = "released"
 ) -> Tensor:
     """Return Eq. 4 over N features (B C H W each) of two batches related alike; no gradient to `source`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -137,14 +136,6 @@ class Denoiser(Protocol):
 
     def features(self, x: Tensor, sigma: Tensor, condition: Condition) -> list[Tensor]:
         """Return the skip tensors of the down path, each B C H W (paper 4.2)."""
-        ...
-
-
-class Switch(Protocol):
-    """Turn the trained part of a model off; `Adapter` is one."""
-
-    def off(self) -> AbstractContextManager[None]:
-        """Return a context in which the model is the frozen base."""
         ...
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import FileError, InputError, shown
 from ..files.writing import claimed, clear_leftovers, load_tensors, save_tensors
-from ..fingerprints import differences
+from .identity import differences
 
 log = logging.getLogger("domaingallery")
 
@@ -51,7 +51,7 @@ class Checkpoints:
 
     Attributes:
         folder: where they are, unless another process has it.
-        identity: what decides the run, as `fingerprints.run_identity` tells it.
+        identity: what decides the run, as `identity.run_identity` tells it.
         every: steps between checkpoints that stay when the run is done; 0 for those of every few minutes
             alone, which are removed then.
         keep: how many remain; the oldest go first.

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from ..data.datasets import Dataset, Examples
 from ..generators import generator
 from ..methods import objectives
-from ..methods.evaluation import denoise_parts, predict
 from ..methods.noising import noised_images
 from ..methods.similarity import recurrent_denoise
-from ..model.denoiser import Condition, Conditions, Denoiser
+from ..model.denoiser import Condition, Conditions, Denoiser, denoise_together
 from ..settings import check_number
 
 #: Noise levels of the validation loss, at even distances.
@@ -98,8 +97,9 @@ def _loss(denoiser: Denoiser, latents: Tensor, condition: Condition, batch_size:
         noise = torch.randn(latents.shape, generator=stream).to(latents)
         for rows, ours in zip(latents.split(batch_size), noise.split(batch_size), strict=True):
             images = noised_images(denoiser.process, timestep, rows, ours)
-            (x0,) = denoise_parts(denoiser, [(images, condition)])
-            loss = objectives.reconstruction(predict(denoiser, images, x0), images.wanted)
+            (x0,) = denoise_together(denoiser, [(images.x, images.sigma, condition)])
+            prediction = denoiser.process.prediction(images.x, x0, images.sigma)
+            loss = objectives.reconstruction(prediction, images.wanted)
             found.append(loss * len(rows) / (LEVELS * len(latents)))
     return float(torch.stack(found).sum())
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..errors import FileError
 from ..generators import generator
-from ..plan import TrainingPlan
-from ..trainables.adapters import Adapter
+from ..trainables.trainable import Trainable
 from .checkpoints import Checkpoint
 from .optimizers import MovingAverage, make_optimizer
+from .plan import TrainingPlan
 
 
 class RunState:
@@ -33,14 +33,15 @@ class RunState:
         whole: False while a step changes the weights.
     """
 
-    def __init__(self, adapter: Adapter, plan: TrainingPlan) -> None:
-        self.parameters = adapter.named_parameters()
-        self.device = adapter.parameters()[0].device
-        self.optimizer = make_optimizer(adapter.parameters(), plan)
-        self.average = MovingAverage(self.parameters, plan.ema)
+    def __init__(self, trainable: Trainable, plan: TrainingPlan) -> None:
+        self.parameters = trainable.named_parameters()
+        weights = [*self.parameters.values()]
+        self.device = weights[0].device
+        self.optimizer = make_optimizer(weights, plan.optimizer)
+        self.average = MovingAverage(self.parameters, plan.optimizer.ema)
         self.noise = generator(plan.seed, "noise")
-        self.dropout = plan.dropout > 0
-        self.steps = plan.steps
+        self.dropout = plan.adapter.dropout > 0
+        self.steps = plan.optimizer.steps
         self.step = 0
         self.skipped = self.skipped_in_all = 0
         self.losses: dict[str, list[float]] = {}
@@ -63,7 +64,7 @@ class RunState:
 
     def checkpoint(self, identity: dict[str, Any]) -> Checkpoint:
         """Return the run after its last complete step."""
-        tensors: dict[str, Tensor] = {f"adapter.{name}": p.detach() for name, p in self.parameters.items()}
+        tensors: dict[str, Tensor] = {f"trained.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"average.{name}": value for name, value in self.average.values.items()}
         tensors |= {f"stream.{name}": state for name, state in self._streams.items()}
         tensors |= {f"losses.{name}": _float64(values) for name, values in self.losses.items()}
@@ -106,7 +107,7 @@ class RunState:
             parts.setdefault(kind, {})[rest] = tensor
         numbers = checkpoint.numbers
         with torch.no_grad():
-            for kind, values in (("adapter", self.parameters), ("average", self.average.values)):
+            for kind, values in (("trained", self.parameters), ("average", self.average.values)):
                 given = parts.get(kind, {})
                 if given.keys() != values.keys():
                     raise ValueError(f"{len(given)} weights ({kind}) in place of {len(values)}")

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -15,14 +16,15 @@ from torch import Tensor
 from ..data.datasets import Batch, Dataset, batches
 from ..errors import DomainGalleryError, InputError, TrainingError
 from ..generators import generator
-from ..methods import METHODS, draw, objectives
+from ..methods import draw, objectives
+from ..methods.method import Images
 from ..model.denoiser import Condition, Conditions, Denoiser
-from ..plan import TrainingPlan
-from ..trainables.adapters import Adapter
+from ..trainables.trainable import Trainable
 from .checkpoints import Checkpoints
 from .memory import peak_memory
 from .monitor import Monitor, draw_previews, evaluation_mode, validation_loss, watched
 from .optimizers import learning_rate
+from .plan import TrainingPlan
 from .state import RunState
 
 log = logging.getLogger("domaingallery")
@@ -60,7 +62,7 @@ class TrainingResult:
     """Hold what a run made.
 
     Attributes:
-        state_dict: that of the adapter, averaged if the plan says so.
+        state_dict: that of what is trained, averaged if the plan says so.
         losses: the finite values of each term over the steps.
         resumed: the step of the checkpoint that the run went on from; 0 for none.
         validation: the loss on fixed noise, by step.
@@ -80,7 +82,7 @@ class TrainingResult:
 
 def train(
     denoiser: Denoiser,
-    adapter: Adapter,
+    trainable: Trainable,
     dataset: Dataset,
     conditions: Conditions,
     plan: TrainingPlan,
@@ -89,7 +91,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     monitor: Monitor | None = None,
 ) -> TrainingResult:
-    """Train an adapter by a plan; the same plan, data and base give the same bytes, also in several sittings.
+    """Train by a plan; the same plan, data and base give the same bytes, also in several sittings.
 
     Args:
         on_step: called after each step; what it raises (an interrupt, too) ends the run.
@@ -99,14 +101,14 @@ def train(
 
     Raises:
         InputError: the plan needs images or prompts that are absent, or the checkpoint is of another run.
-        TrainingError: losses or gradients stay non-finite; the adapter is as after the last good step.
+        TrainingError: losses or gradients stay non-finite; what is trained is as after the last good step.
     """
-    device = adapter.parameters()[0].device
+    device = next(iter(trainable.named_parameters().values())).device
     with _training_mode(plan, device):
-        dataset = dataset.restricted(**plan.reads()).map(_ordinary_tensor)
+        dataset = dataset.restricted(**reads(plan)).map(_ordinary_tensor)
         check_similarity(dataset, plan)
         conditions = _ordinary_conditions(conditions, plan, monitor, device)
-        run = _Run(denoiser, adapter, dataset, conditions, plan, monitor or Monitor(), on_step, checkpoints)
+        run = _Run(denoiser, trainable, dataset, conditions, plan, monitor or Monitor(), on_step, checkpoints)
         try:
             run.begin()
             run.go()
@@ -123,7 +125,7 @@ class _Run:
     def __init__(
         self,
         denoiser: Denoiser,
-        adapter: Adapter,
+        trainable: Trainable,
         dataset: Dataset,
         conditions: Conditions,
         plan: TrainingPlan,
@@ -132,10 +134,10 @@ class _Run:
         checkpoints: Checkpoints | None,
     ) -> None:
         self.began = time.perf_counter()
-        self.denoiser, self.adapter, self.conditions, self.plan = denoiser, adapter, conditions, plan
+        self.denoiser, self.trainable, self.conditions, self.plan = denoiser, trainable, conditions, plan
         self.monitor, self.on_step, self.checkpoints = monitor, on_step, checkpoints
-        self.state = RunState(adapter, plan)
-        self.order = batches(dataset, plan.batch_size, generator(plan.seed, "order"))
+        self.state = RunState(trainable, plan)
+        self.order = batches(dataset, plan.data.batch_size, generator(plan.seed, "order"))
         self.start = 0
         self.kept = -1  # the step of the newest checkpoint
         self.watched = watched(dataset, conditions)
@@ -145,23 +147,23 @@ class _Run:
         if self.checkpoints is None or (found := self.checkpoints.load(self.state.restore)) is None:
             return
         self.start = self.kept = found.step
-        for _ in range(found.step * self.plan.accumulation):
+        for _ in range(found.step * self.plan.optimizer.accumulation):
             next(self.order)
 
     def go(self) -> None:
         """Do the steps that are left, and what a stop cut short after the last one that was done."""
         plan, state = self.plan, self.state
-        if self._look(state.step) or state.step == plan.steps:
+        if self._look(state.step) or state.step == plan.optimizer.steps:
             self._tell(state.step, {})
-        for step in range(state.step + 1, plan.steps + 1):
+        for step in range(state.step + 1, plan.optimizer.steps + 1):
             values = self._step(step)
             self._look(step)
-            if self.checkpoints is not None and (self.checkpoints.due(step) or step == plan.steps):
+            if self.checkpoints is not None and (self.checkpoints.due(step) or step == plan.optimizer.steps):
                 self._keep()
             self._tell(step, values)
         if not state.losses:
             raise TrainingError(
-                f"Expected finite losses, got none in {plan.steps} steps. "
+                f"Expected finite losses, got none in {plan.optimizer.steps} steps. "
                 "Lower the learning rate, or use a model in float32 or bfloat16."
             )
 
@@ -175,7 +177,7 @@ class _Run:
         """Return what the run made."""
         state = self.state
         with state.average.applied():
-            weights = self.adapter.state_dict()
+            weights = self.trainable.state_dict()
         seconds = time.perf_counter() - self.began
         return TrainingResult(
             weights, state.losses, state.step, seconds, self.start, state.validation, state.previews,
@@ -196,22 +198,22 @@ class _Run:
 
     def _step(self, step: int) -> dict[str, float]:
         """Do one step; return the mean of each term over its batches."""
-        plan, state = self.plan, self.state
+        settings, state = self.plan.optimizer, self.state
         state.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         finite = True
-        for _ in range(plan.accumulation):
+        for _ in range(settings.accumulation):
             values = self._backward(next(self.order).to(state.device))
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value / plan.accumulation
+                sums[name] = sums.get(name, 0.0) + value / settings.accumulation
             finite = finite and all(map(math.isfinite, values.values()))
         if finite:
-            norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), plan.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_([*state.parameters.values()], settings.max_grad_norm)
             finite = math.isfinite(float(norm))
         if finite:
             with state.changing():
                 for group in state.optimizer.param_groups:
-                    group["lr"] = learning_rate(plan, step)
+                    group["lr"] = learning_rate(settings, step)
                 state.optimizer.step()
                 state.average.update()
                 for name, value in sums.items():
@@ -241,15 +243,14 @@ class _Run:
 
     def _backward(self, batch: Batch) -> dict[str, float]:
         """Add the gradient of one batch, if its loss is finite; return its terms and their sum."""
-        plan = self.plan
-        noised = draw(batch, self.denoiser.process, self.state.noise, plan.offset_noise)
-        terms = METHODS[plan.method](
-            self.denoiser, self.adapter, noised, self.conditions.part(batch.part), plan
-        )
+        settings, process = self.plan.method, self.denoiser.process
+        noised = draw(batch, process, self.state.noise, settings.offset_noise)
+        conditions = self.conditions.part(batch.part)
+        terms = settings.terms(self.denoiser, self.trainable, noised, conditions)
         regression = 1.0
-        if plan.min_snr:
-            regression = objectives.min_snr_weight(self.denoiser.process, noised.timestep, plan.min_snr)
-        loss = objectives.total(terms, plan.weights, regression=regression)
+        if settings.min_snr:
+            regression = objectives.min_snr_weight(process, noised.timestep, settings.min_snr)
+        loss = settings.total(terms, regression=regression)
         if not loss.requires_grad:
             raise TrainingError(
                 "Expected losses with a gradient, got some without: something on the model stops it. "
@@ -258,7 +259,8 @@ class _Run:
         named = {**terms, "total": loss}
         numbers = torch.stack([value.detach() for value in named.values()]).tolist()
         if all(map(math.isfinite, numbers)):
-            (loss / plan.accumulation if plan.accumulation > 1 else loss).backward()
+            batches = self.plan.optimizer.accumulation
+            (loss / batches if batches > 1 else loss).backward()
         return dict(zip(named, numbers, strict=True))
 
     def _look(self, step: int) -> bool:
@@ -267,17 +269,20 @@ class _Run:
         What fails in it is warned of and left out: the run needs none of it. Tell whether anything was due.
         """
         plan, monitor, state = self.plan, self.monitor, self.state
-        reads = monitor.validates(step, plan.steps) and step not in state.validation
-        draws = monitor.draws(step, plan.steps) and step not in state.previews
+        reads = monitor.validates(step, plan.optimizer.steps) and step not in state.validation
+        draws = monitor.draws(step, plan.optimizer.steps) and step not in state.previews
         if not (reads or draws):
             return False
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(evaluation_mode(self.adapter.module))
-            stack.enter_context(state.average.applied() if step else self.adapter.off())
+            for root in self.trainable.roots:
+                stack.enter_context(evaluation_mode(root))
+            stack.enter_context(state.average.applied() if step else self.trainable.off())
             if reads:
                 with _optional("The validation loss of step %d could not be read: %s", step):
-                    state.validation[step] = validation_loss(self.denoiser, self.watched, plan.batch_size)
+                    state.validation[step] = validation_loss(
+                        self.denoiser, self.watched, plan.data.batch_size
+                    )
             if draws:
                 with _optional("The pictures of step %d could not be drawn: %s", step):
                     state.previews[step] = self._pictures()
@@ -287,7 +292,7 @@ class _Run:
         examples, target = self.watched[0]
         empty = self.conditions.empty
         latents = draw_previews(
-            self.denoiser, examples.latents, target, empty, self.monitor, self.plan.batch_size
+            self.denoiser, examples.latents, target, empty, self.monitor, self.plan.data.batch_size
         )
         if not bool(torch.isfinite(latents).all()):
             raise ValueError("they are not finite")
@@ -298,10 +303,11 @@ class _Run:
             return
         state = self.state
         pace = (time.perf_counter() - self.began) / max(step - self.start, 1)
-        rate = learning_rate(self.plan, step) if step else 0.0
+        rate = learning_rate(self.plan.optimizer, step) if step else 0.0
+        steps = self.plan.optimizer.steps
         self.on_step(
             StepEvent(
-                step, self.plan.steps, values, pace, state.losses, state.validation, state.previews, rate,
+                step, steps, values, pace, state.losses, state.validation, state.previews, rate,
                 peak_memory(state.device),
             )
         )  # fmt: skip
@@ -323,17 +329,22 @@ def _training_mode(plan: TrainingPlan, device: torch.device) -> Iterator[None]:
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.random.fork_rng(devices, enabled=plan.dropout > 0),
+        torch.random.fork_rng(devices, enabled=plan.adapter.dropout > 0),
     ):
-        if plan.dropout > 0:
+        if plan.adapter.dropout > 0:
             torch.manual_seed(generator(plan.seed, "dropout").initial_seed())
         yield
+
+
+def reads(plan: TrainingPlan) -> dict[str, bool]:
+    """Tell which images a run reads, by the words of `Dataset.restricted`."""
+    return {images: plan.method.reads(images) for images in get_args(Images)}
 
 
 def check_similarity(dataset: Dataset, plan: TrainingPlan) -> None:
     """Raise InputError where the similarity term would compare images with themselves."""
     counts = [len(part.source) for part in dataset.parts() if part.source is not None]
-    if plan.uses("similarity") and min(counts, default=0) < 3:
+    if plan.method.uses("similarity") and min(counts, default=0) < 3:
         raise InputError(
             f"Expected at least 3 source images of each category for the similarity term, got {min(counts)}. "
             "Draw more or set the similarity weight to 0."
@@ -352,7 +363,10 @@ def _ordinary_conditions(
         return condition.map(_ordinary_tensor).to(device)
 
     guided = monitor is not None and monitor.preview_every > 0 and monitor.preview_cfg != 1.0
-    for needed, name in ((plan.needs_source(), "source"), (plan.needs_empty() or guided, "empty")):
+    for needed, name in (
+        (plan.method.reads("source"), "source"),
+        (plan.method.needs_empty() or guided, "empty"),
+    ):
         if needed and getattr(conditions, name) is None:
             raise InputError(f"Expected the {name} prompt for this training, got none. Connect the prompts.")
     return conditions.map(ordinary)

@@ -154,6 +154,11 @@ class Adapter:
             for layer in self._layers.values():
                 layer.enable_adapters(not off)
 
+    @property
+    def roots(self) -> tuple[nn.Module, ...]:
+        """Return the module that the adapter was put into."""
+        return (self.module,)
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Return the trained weights under "<module>.<part>", such as "<module>.lora_A.weight"."""
         return {

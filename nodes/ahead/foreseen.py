@@ -87,7 +87,8 @@ class Foresight:
         if self.graph.source(node, "options") is None:
             erased = self.erased(node)
             if erased is not None:
-                return TrainingOptions(adapter=erased.adapter, rank=erased.rank, alpha=erased.alpha)
+                before = erased.adapter()
+                return TrainingOptions(kind=before.kind, rank=before.rank, alpha=before.alpha)
             return TrainingOptions()
         given = self._linked(node, "options", "DomainGalleryOptions")
         values = self.graph.values(given, DomainGalleryOptions.define_schema()) if given is not None else None

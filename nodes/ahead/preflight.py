@@ -11,19 +11,24 @@ from comfy_api.v0_0_2 import io
 from torch import nn
 
 from ...domaingallery_core.errors import DomainGalleryError, InputError
-from ...domaingallery_core.plan import TrainingPlan
+from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import check_similarity
 from ...domaingallery_core.trainables.kinds import KINDS
 from ..files.saving import checked_name
 from ..sockets import TrainingOptions
 from ..train.data import check_parts, check_subject, checked_category, with_prompts
-from ..train.plans import domain_plan, erasure_plan, personalization_plan
 from ..train.run_options import DomainGalleryRunOptions
 from .foreseen import Foresight, at
 from .prompt_graph import UNKNOWN, GraphNode, PromptGraph
 
 log = logging.getLogger("domaingallery")
 
+#: The nodes that train, and what they train by.
+METHOD_OF = {
+    "DomainGalleryErase": "erasure",
+    "DomainGalleryTrain": "domaingallery",
+    "DomainGalleryPersonalize": "personalization",
+}
 #: What a training node that is not known yet may take, as anything from 1 on goes with it.
 STEPS, RATE, WEIGHT = 100_000, 1e-4, 1.0
 #: Networks of so many weights take about the rate of Stable Diffusion; smaller ones need more.
@@ -70,7 +75,7 @@ def check_graph(graph: PromptGraph, here: str) -> None:
     foresight = Foresight(graph, here)
     later = graph.later(here)
     for node in later:
-        if node.kind in ("DomainGalleryErase", "DomainGalleryTrain", "DomainGalleryPersonalize"):
+        if node.kind in METHOD_OF:
             _check_training(foresight, node)
     for node in later:
         name = graph.value(node, "name", UNKNOWN)
@@ -106,18 +111,19 @@ def _check_erased(foresight: Foresight, node: GraphNode, options: TrainingOption
     if erased is None or options is None:
         return
     with at(node, foresight.here):
-        if erased.adapter != options.adapter:
-            expected, got = KINDS[options.adapter].title, KINDS[erased.adapter].title
+        before, now = erased.adapter(), options.adapter()
+        if before.kind != now.kind:
+            expected, got = KINDS[now.kind].title, KINDS[before.kind].title
             raise InputError(
                 f"Expected a {expected} to go on with, got a {got}. "
-                f"Choose {erased.adapter!r} in Training Options."
+                f"Choose {before.kind!r} in Training Options."
             )
         # The shapes of a LoKr do not always tell its rank.
-        same = (erased.rank, erased.alpha) == (options.rank, options.alpha)
-        if options.adapter != "lokr" and not same:
+        same = (before.rank, before.alpha) == (now.rank, now.alpha)
+        if now.kind != "lokr" and not same:
             raise InputError(
-                f"Expected an adapter with rank {options.rank} and alpha {options.alpha:g}, got one of rank "
-                f"{erased.rank} and alpha {erased.alpha:g} from the first stage. Set the same in both "
+                f"Expected an adapter with rank {now.rank} and alpha {now.alpha:g}, got one of rank "
+                f"{before.rank} and alpha {before.alpha:g} from the first stage. Set the same in both "
                 "Training Options, or connect none to this node."
             )
 
@@ -129,16 +135,14 @@ def _plan(graph: PromptGraph, node: GraphNode, options: TrainingOptions) -> Trai
         value = graph.value(node, name, otherwise)
         return otherwise if value is UNKNOWN else value
 
-    given = number("steps", STEPS), number("learning_rate", RATE), number("seed", 0), options
-    if node.kind == "DomainGalleryErase":
-        return erasure_plan(*given)
-    if node.kind == "DomainGalleryTrain":
-        return domain_plan(*given)
-    return personalization_plan(*given, number("subject_weight", WEIGHT))
+    method = METHOD_OF[node.kind]
+    own = {"subject": number("subject_weight", WEIGHT)} if method == "personalization" else {}
+    given = number("steps", STEPS), number("learning_rate", RATE), number("seed", 0)
+    return options.plan(method, *given, **own)
 
 
 def _check_package(plan: TrainingPlan) -> None:
-    if plan.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+    if plan.optimizer.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             "Expected the package bitsandbytes for the optimizer 'adamw8bit', got none. "
             "Install bitsandbytes, or choose 'adamw'."
@@ -169,12 +173,13 @@ def _check_data(foresight: Foresight, node: GraphNode, plan: TrainingPlan | None
             check_similarity(dataset, plan)  # type: ignore[arg-type]
 
 
-def warn_of_rate(plan: TrainingPlan, default: float, network: nn.Module) -> None:
+def warn_of_rate(plan: TrainingPlan, network: nn.Module) -> None:
     """Warn of a learning rate far above what a node has by itself, for a network that is not small."""
     weights = sum(p.numel() for p in network.parameters())
-    if plan.learning_rate > FAR * default and weights >= LARGE:
+    rate, default = plan.optimizer.learning_rate, plan.method.method.learning_rate
+    if rate > FAR * default and weights >= LARGE:
         log.warning(
             "The learning rate %g is %.0f times the paper's %g, which suits models of this size. "
             "The LoRA may draw nothing but noise.",
-            plan.learning_rate, plan.learning_rate / default, default,
+            rate, rate / default, default,
         )  # fmt: skip

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...domaingallery_core.data.datasets import Dataset, Examples
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.model.denoiser import Conditions
-from ...domaingallery_core.plan import TrainingPlan
+from ...domaingallery_core.run.plan import TrainingPlan
+from ...domaingallery_core.run.trainer import reads
 from ..host.model import HostDenoiser, training_latents
 from ..sockets import DomainPrompts, LatentDataset
 
@@ -44,13 +45,13 @@ def with_prompts(prompts: DomainPrompts, dataset: LatentDataset) -> list[Pair]:
 
 def check_parts(domain: Sequence[Pair], plan: TrainingPlan) -> None:
     """Raise InputError unless every part of a domain has the images that a plan reads."""
-    if plan.needs_target() and any(part.target is None for _, part in domain):
+    if plan.method.reads("target") and any(part.target is None for _, part in domain):
         raise InputError(
             "Expected images of the domain, got a dataset without them. "
             "Connect target_images of the Dataset node."
         )
     images = sum(len(part.target) for _, part in domain if part.target is not None)
-    if plan.needs_target() and images < 2:
+    if plan.method.reads("target") and images < 2:
         raise InputError(
             f"Expected at least 2 images of the domain, got {images}: what is of the domain is what images "
             "share. Add images."
@@ -123,7 +124,7 @@ def training_data(
 
     found = [conditions(number, part) for number, part in enumerate(datasets)]
     spoken = None if subject is None else conditions(len(datasets), datasets[0])
-    data = replace(datasets[0], more=tuple(datasets[1:])).restricted(**plan.reads())
+    data = replace(datasets[0], more=tuple(datasets[1:])).restricted(**reads(plan))
     return data, replace(found[0], subject=spoken, more=tuple(found[1:]))
 
 

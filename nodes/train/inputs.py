@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
+from ...domaingallery_core.methods import Method
 from ..draw.inputs import seed_input
 from ..sockets import Dataset, Options, Prompts, Run
 
 
-def training_inputs(steps: int, learning_rate: float, origin: str = "the paper's") -> list[io.Input]:
+def training_inputs(method: Method, origin: str = "the paper's") -> list[io.Input]:
     """Return the inputs that all training nodes begin with; `origin` says whose the defaults are."""
+    steps, learning_rate = method.steps, method.learning_rate
     return [
         io.Model.Input("model", tooltip="The model to learn on. It is left exactly as it was."),
         Prompts.Input("prompts", tooltip="From Domain Prompts."),

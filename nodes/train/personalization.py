@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
+from ...domaingallery_core.methods import METHODS
 from ..ahead.preflight import check_ahead
 from ..host.progress import node_id
 from ..node import Node
 from ..sockets import CATEGORY, Dataset, Prompts
 from .data import check_subject
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
-from .plans import personalization_plan
-from .training import RATES, run, starting_weights
+from .training import run, starting_weights
 
 
 class DomainGalleryPersonalize(Node):
@@ -27,7 +27,7 @@ class DomainGalleryPersonalize(Node):
             'domain: "a [identifier] [subject identifier] [category of the subject]".',
             search_aliases=["joint personalization", "subject", "dreambooth", "character", "train lora"],
             inputs=[
-                *training_inputs(1000, RATES["personalization"], "the paper's for a domain alone"),
+                *training_inputs(METHODS["personalization"], "the paper's for a domain alone"),
                 Prompts.Input(
                     "subject_prompts",
                     tooltip="From a second Domain Prompts, with the word for the subject and its category.",
@@ -59,7 +59,7 @@ class DomainGalleryPersonalize(Node):
         check_ahead(cls)
         check_subject(prompts, subject_prompts, subject_dataset)
         start, options = starting_weights(erased, options)
-        plan = personalization_plan(steps, learning_rate, seed, options, subject_weight)
+        plan = options.plan("personalization", steps, learning_rate, seed, subject=subject_weight)
         return run(
             model, prompts, dataset, plan, node_id(cls), start, run_options,
             subject=(subject_prompts, subject_dataset),

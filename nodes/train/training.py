@@ -12,10 +12,12 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ...domaingallery_core.files.formats.comfyui import Comfyui
-from ...domaingallery_core.fingerprints import fingerprint, run_identity
+from ...domaingallery_core.fingerprints import fingerprint
 from ...domaingallery_core.generators import generator
+from ...domaingallery_core.methods import METHODS
 from ...domaingallery_core.pictures.curves import VALIDATION
-from ...domaingallery_core.plan import TrainingPlan
+from ...domaingallery_core.run.identity import run_identity
+from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import TrainingResult, train
 from ...domaingallery_core.trainables.adapters import Adapter
 from ...domaingallery_core.trainables.kinds import KINDS, describe
@@ -40,11 +42,7 @@ from ..sockets import (
 from .data import Pair, check_parts, checked_category, training_data, with_prompts
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
 from .live import Live, attempt, plot_image, preview_image
-from .plans import domain_plan, erasure_plan
 from .run_options import checkpoints_of, monitor_of
-
-#: The learning rates of the paper, which the nodes have by themselves.
-RATES = {"erasure": 1e-4, "domaingallery": 5e-5, "personalization": 5e-5}
 
 
 def run(
@@ -70,8 +68,8 @@ def run(
         domain += with_prompts(*also)
     check_parts(domain, plan)
     options = options or RunOptions()
-    live = Live(node, model, plan.steps)
-    warn_of_rate(plan, RATES[plan.method], model.model.diffusion_model)
+    live = Live(node, model, plan.optimizer.steps)
+    warn_of_rate(plan, model.model.diffusion_model)
     live.progress.say("looking at the model")
     base = model_identity(model)
     live.progress.say("loading the model")
@@ -85,11 +83,11 @@ def run(
                 network = model.model.diffusion_model
                 stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
                 seed = generator(plan.seed, "adapter")
-                adapter = stack.enter_context(Adapter.inject(network, plan.adapter(), seed))
+                adapter = stack.enter_context(Adapter.inject(network, plan.adapter, seed))
                 if start is not None:
                     adapter.load(adapter.imported(start))
                 identity = run_identity(adapter, data, conditions, plan, base) | {"computes in": str(dtype)}
-                checkpoints = checkpoints_of(options, prompts.target_text, plan.method, identity)
+                checkpoints = checkpoints_of(options, prompts.target_text, plan.method.name, identity)
                 claim.enter_context(checkpoints.claimed())
                 keep_within_bounds()  # which leaves what is claimed
                 live.checkpoints = checkpoints
@@ -130,9 +128,9 @@ def metadata(
         "format": "pt",
         "modelspec.title": f"{prompts.identifier} {prompts.category}",
         "modelspec.trigger_phrase": trigger,
-        **KINDS[plan.adapter_kind].metadata(),
-        "ss_network_dim": str(plan.rank),
-        "ss_network_alpha": f"{plan.alpha:g}",
+        **KINDS[plan.adapter.kind].metadata(),
+        "ss_network_dim": str(plan.adapter.rank),
+        "ss_network_alpha": f"{plan.adapter.alpha:g}",
         "ss_steps": str(step),
         "domaingallery.base_model_hash": identity[f"base model {WEIGHTS}"],
         "domaingallery.identity": fingerprint(identity),
@@ -183,7 +181,7 @@ def starting_weights(
         return None, options or TrainingOptions()
     weights = Comfyui().from_file(erased)
     kind, rank, alpha = describe(weights)
-    return weights, options or TrainingOptions(adapter=kind, rank=rank, alpha=alpha)
+    return weights, options or TrainingOptions(kind=kind, rank=rank, alpha=alpha)
 
 
 class DomainGalleryErase(Node):
@@ -205,7 +203,7 @@ class DomainGalleryErase(Node):
                 "domaingallery",
             ],
             inputs=[
-                *training_inputs(500, RATES["erasure"]),
+                *training_inputs(METHODS["erasure"]),
                 *option_inputs(),
                 Prompts.Input(
                     "subject_prompts",
@@ -230,7 +228,7 @@ class DomainGalleryErase(Node):
         subject_prompts=None, subject_dataset=None,
     ) -> io.NodeOutput:  # fmt: skip
         check_ahead(cls)
-        plan = erasure_plan(steps, learning_rate, seed, options or TrainingOptions())
+        plan = (options or TrainingOptions()).plan("erasure", steps, learning_rate, seed)
         also = None
         if subject_prompts is not None:
             also = subject_prompts, checked_category(subject_prompts, subject_dataset, prompts, dataset)
@@ -257,7 +255,7 @@ class DomainGalleryTrain(Node):
                 "domaingallery",
             ],
             inputs=[
-                *training_inputs(1000, RATES["domaingallery"]),
+                *training_inputs(METHODS["domaingallery"]),
                 erased_input("identifier and category"),
                 *option_inputs(),
             ],
@@ -271,5 +269,5 @@ class DomainGalleryTrain(Node):
     ) -> io.NodeOutput:
         check_ahead(cls)
         start, options = starting_weights(erased, options)
-        plan = domain_plan(steps, learning_rate, seed, options)
+        plan = options.plan("domaingallery", steps, learning_rate, seed)
         return run(model, prompts, dataset, plan, node_id(cls), start, run_options)

@@ -9,14 +9,15 @@ import torch
 from toys import ToyDenoiser, conditions, latents, network
 
 from domaingallery_core.data.datasets import Dataset, Examples
-from domaingallery_core.fingerprints import run_identity, tensors_hash
+from domaingallery_core.fingerprints import tensors_hash
 from domaingallery_core.generators import generator
-from domaingallery_core.plan import TrainingPlan
 from domaingallery_core.run.checkpoints import Checkpoints
+from domaingallery_core.run.identity import run_identity
+from domaingallery_core.run.plan import TrainingPlan
 from domaingallery_core.run.trainer import TrainingResult, train
 from domaingallery_core.trainables.adapters import Adapter
 
-PLAN = TrainingPlan(
+PLAN = TrainingPlan.of(
     method="domaingallery", steps=30, learning_rate=1e-2, dropout=0.2, offset_noise=0.1, denoise_steps=2,
     ema=0.9, schedule="cosine", warmup_steps=3, accumulation=2,
 )  # fmt: skip
@@ -31,7 +32,7 @@ def run(
     data = data or Dataset(target=Examples(latents(5, 1)), source=Examples(latents(12, 2)))
     prompts = prompts or conditions()
     monitor = options.pop("monitor", None)
-    with Adapter.inject(model, plan.adapter(), generator(plan.seed, "adapter")) as adapter:
+    with Adapter.inject(model, plan.adapter, generator(plan.seed, "adapter")) as adapter:
         denoiser = options.pop("denoiser", None) or ToyDenoiser(model)
         if folder is None:
             return train(denoiser, adapter, data, prompts, plan, on_step, monitor=monitor)

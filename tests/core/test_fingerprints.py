@@ -17,7 +17,8 @@ from torch import nn
 from toys import conditions, latents, network
 
 from domaingallery_core.data.datasets import Dataset, Examples
-from domaingallery_core.fingerprints import differences, fingerprint, tensors_hash
+from domaingallery_core.fingerprints import fingerprint, tensors_hash
+from domaingallery_core.run.identity import differences
 
 
 class Plain:

@@ -8,14 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from domaingallery_core.generators import generator
+from domaingallery_core.methods import Method, MethodSettings, NoisedBatch
+from domaingallery_core.methods.terms import PRIOR, TARGET
 from domaingallery_core.model.denoiser import Condition, Conditions
 from domaingallery_core.model.process import Process, broadcast
-from domaingallery_core.plan import TrainingPlan
+from domaingallery_core.run.plan import TrainingPlan
 from domaingallery_core.trainables.adapters import Adapter
 from domaingallery_core.trainables.kinds import AdapterConfig
 
 CHANNELS, SIZE, WIDTH = 2, 4, 8
 LAYERS = 8  # that an adapter is put on: two attentions of four
+
+
+class Plain(Method):
+    """Eq. 1 on target images and on source images, and nothing else."""
+
+    name = "plain"
+    terms = (TARGET, PRIOR)
+    steps, learning_rate = 10, 1e-2
+
+    def losses(self, ask, noised, conditions, settings):
+        terms = {"target": ask(noised.target, conditions.target).reconstruction}
+        if settings.uses("prior"):
+            terms["prior"] = ask(noised.source, conditions.source).reconstruction
+        return terms
 
 
 class Attention(nn.Module):
@@ -136,8 +152,17 @@ def snapshot(module: nn.Module) -> tuple[Any, ...]:
 
 
 def plan(method: str, **changes: Any) -> TrainingPlan:
-    """Return a plan of one step."""
-    return TrainingPlan(**{"method": method, "steps": 1, "learning_rate": 1e-2} | changes)
+    """Return a plan of one step; weights of terms that are not the method's are left out."""
+    own = MethodSettings(name=method).weights
+    weights = {name: weight for name, weight in changes.pop("weights", {}).items() if name in own}
+    return TrainingPlan.of(method, **{"steps": 1, "learning_rate": 1e-2, "weights": weights} | changes)
+
+
+def terms(
+    denoiser: ToyDenoiser, adapter: Adapter, noised: NoisedBatch, conditions: Conditions, plan: TrainingPlan
+) -> dict[str, Tensor]:
+    """Return the terms of a plan's method."""
+    return plan.method.terms(denoiser, adapter, noised, conditions)
 
 
 def assert_same_gradients(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import AdapterError, shown
-from ...settings import Settings, check_choice, check_number
+from ...settings import Settings, setting
 
 #: The name of the adapter inside peft's layers.
 NAME = "domaingallery"
@@ -32,17 +32,29 @@ class AdapterConfig(Settings):
         targets: "attention", "attention+feedforward", "linear", or patterns of layer names.
     """
 
-    rank: int = 4
-    alpha: float = 4.0
-    targets: str = "attention"
-    dropout: float = 0.0
-    kind: str = "lora"
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, KINDS)
-        check_number("rank", self.rank, least=1, whole=True)
-        check_number("alpha", self.alpha, least=0, above=True)
-        check_number("dropout", self.dropout, least=0, most=0.99)
+    rank: int = setting(4, "Rank of the LoRA. Higher can learn more and forget more.", least=1, most=1024)
+    alpha: float = setting(
+        4.0,
+        "Scale of the LoRA, divided by the rank. Equal to the rank is the plain choice.",
+        least=0.01, most=1e9, step=0.5,
+    )  # fmt: skip
+    targets: str = setting(
+        "attention",
+        "Which layers learn: attention, attention+feedforward, linear, or patterns of layer names with "
+        "commas between them, such as attn2.to_*. attention is the paper's.",
+    )
+    dropout: float = setting(
+        0.0,
+        "Share of the adapter that is left out at random in a step. The paper has 0.",
+        most=0.99,
+        step=0.05,
+    )
+    kind: str = setting(
+        "lora",
+        "What is trained. lora: the paper's. dora: LoRA and a magnitude for each output. loha, lokr: "
+        "products that reach a higher rank with few weights. All load as LoRA files.",
+        choices=KINDS, label="adapter",
+    )  # fmt: skip
 
 
 class Kind:

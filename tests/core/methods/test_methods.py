@@ -6,15 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import ToyDenoiser, assert_same_gradients, conditions, latents, network, plan, random
+from toys import ToyDenoiser, assert_same_gradients, conditions, latents, network, plan, random, terms
 
 from domaingallery_core.data.datasets import Batch
 from domaingallery_core.generators import generator
-from domaingallery_core.methods import METHODS, draw, noised_batch
-from domaingallery_core.methods.objectives import total
+from domaingallery_core.methods import draw, noised_batch
 from domaingallery_core.methods.similarity import clean_features, recurrent_denoise, similarity_consistency
 from domaingallery_core.model.denoiser import Condition
-from domaingallery_core.plan import LossWeights
 
 
 @pytest.fixture(params=["epsilon", "v"])
@@ -75,7 +73,7 @@ def test_shared_evaluations_give_the_terms_and_gradients_of_the_definition(
     batch, prompts = noised(denoiser, timestep), conditions()
     settings = plan(method, denoise_guidance=guidance)
 
-    found = METHODS[method](denoiser, adapter, batch, prompts, settings)
+    found = terms(denoiser, adapter, batch, prompts, settings)
     expected = expected_terms(denoiser, adapter, batch, prompts, method, guidance)
 
     assert found.keys() == expected.keys()
@@ -84,13 +82,12 @@ def test_shared_evaluations_give_the_terms_and_gradients_of_the_definition(
         assert_same_gradients(found[name], expected[name], adapter)
 
 
-def test_the_total_weighs_every_term_but_the_target():
-    terms = {
-        name: torch.tensor(1.0) for name in ("target", "prior", "disentanglement", "erasure", "similarity")
-    }
-    weights = LossWeights(prior=2, disentanglement=3, erasure=4, similarity=5)
+@pytest.mark.parametrize(("method", "sum_of_all"), [("erasure", 2 + 3 + 4), ("domaingallery", 1 + 2 + 3 + 5)])
+def test_the_total_weighs_every_term_but_the_target(method, sum_of_all):
+    settings = plan(method, weights=dict(prior=2, disentanglement=3, erasure=4, similarity=5)).method
+    ones = {term.name: torch.tensor(1.0) for term in settings.method.terms}
 
-    assert float(total(terms, weights)) == 15
+    assert float(settings.total(ones)) == sum_of_all
 
 
 G, N = True, False  # with gradient or without
@@ -116,17 +113,17 @@ COSTS = [
     ("domaingallery", {"similarity": 0, "disentanglement": 0}, [(8, G)], 0),
     ("domaingallery", {"similarity": 0, "prior": 0}, [(8, G), (4, N)], 0),
     ("domaingallery", {"similarity": 0, "disentanglement": 0, "prior": 0}, [(4, G)], 0),
-    ("dreambooth", {}, [(8, G)], 0),
-    ("dreambooth", {"prior": 0}, [(4, G)], 0),
+    ("plain", {}, [(8, G)], 0),
+    ("plain", {"prior": 0}, [(4, G)], 0),
 ]
 
 
 @pytest.mark.parametrize(("method", "weights", "evaluations", "features"), COSTS)
 def test_a_weight_of_zero_costs_nothing(denoiser, adapter, method, weights, evaluations, features):
     """What a step evaluates, and in which gradient mode, is what the terms with a weight need."""
-    settings = plan(method, weights=LossWeights(**weights))
+    settings = plan(method, weights=dict(**weights))
 
-    found = METHODS[method](denoiser, adapter, noised(denoiser), conditions(), settings)
+    found = terms(denoiser, adapter, noised(denoiser), conditions(), settings)
 
     assert sorted(zip(denoiser.rows, denoiser.with_gradient, strict=True)) == sorted(evaluations)
     assert denoiser.of_features == features
@@ -141,9 +138,9 @@ def test_a_term_alone_is_what_it_is_among_others(denoiser, adapter, method, alon
     off = dict.fromkeys(("prior", "disentanglement"), 0.0)
 
     found, among = (
-        METHODS[method](
+        terms(
             denoiser, adapter, batch, prompts,
-            plan(method, weights=LossWeights(**weights), denoise_guidance=guidance),
+            plan(method, weights=dict(**weights), denoise_guidance=guidance),
         )[alone]
         for weights in (off, {})
     )  # fmt: skip
@@ -152,13 +149,13 @@ def test_a_term_alone_is_what_it_is_among_others(denoiser, adapter, method, alon
     assert_same_gradients(found, among, adapter, rtol=1e-3, atol=1e-7)
 
 
-def test_target_alone_is_dreambooth_without_prior(denoiser, adapter):
-    weights = LossWeights(prior=0, disentanglement=0, erasure=0, similarity=0)
+def test_target_alone_is_plain_finetuning_without_prior(denoiser, adapter):
+    weights = dict(prior=0, disentanglement=0, erasure=0, similarity=0)
     batch, prompts = noised(denoiser), conditions()
 
     first, second = (
-        METHODS[name](denoiser, adapter, batch, prompts, plan(name, weights=weights))
-        for name in ("domaingallery", "dreambooth")
+        terms(denoiser, adapter, batch, prompts, plan(name, weights=weights))
+        for name in ("domaingallery", "plain")
     )
 
     assert first.keys() == second.keys() == {"target"}
@@ -199,20 +196,20 @@ def test_prompts_of_different_length_are_evaluated_apart(denoiser, adapter):
     prompts = conditions()
     longer = type(prompts)(target=Condition({"context": random(1, 6, 8, seed=1)}), source=prompts.source)
 
-    METHODS["erasure"](denoiser, adapter, noised(denoiser), longer, plan("erasure"))
+    terms(denoiser, adapter, noised(denoiser), longer, plan("erasure"))
 
     assert denoiser.rows[:2] == [4, 4]
 
 
 def test_a_mask_weighs_the_places_of_the_target_term(denoiser, adapter):
     """A mask of ones changes nothing; where it is 0, what is predicted does not matter."""
-    batch, prompts, settings = noised(denoiser), conditions(), plan("dreambooth")
+    batch, prompts, settings = noised(denoiser), conditions(), plan("plain")
     left = torch.ones(4, 1, 4, 4)
     left[..., 2:] = 0
 
     def target_term(mask):
         masked = replace(batch, target=replace(batch.target, mask=mask))
-        return METHODS["dreambooth"](denoiser, adapter, masked, prompts, settings)["target"]
+        return terms(denoiser, adapter, masked, prompts, settings)["target"]
 
     found = prediction(denoiser, batch.target, prompts.target)
     torch.testing.assert_close(target_term(torch.ones(4, 1, 4, 4)), target_term(None))

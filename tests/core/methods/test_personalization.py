@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import ToyDenoiser, assert_same_gradients, conditions, inject, latents, network, plan, random
+from toys import ToyDenoiser, assert_same_gradients, conditions, inject, latents, network, plan, random, terms
 
 from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.errors import InputError
-from domaingallery_core.methods import METHODS, noised_batch
-from domaingallery_core.methods.objectives import total
+from domaingallery_core.methods import noised_batch
 from domaingallery_core.model.denoiser import Condition, Conditions
-from domaingallery_core.plan import SUBJECT_TERMS, LossWeights
 from domaingallery_core.run.trainer import train
 
 
@@ -38,13 +36,13 @@ def dataset(*, subject=True):
     return replace(of(21), subject=of(31, 5) if subject else None)
 
 
-def test_the_terms_are_those_of_domaingallery_and_dreambooth_on_the_subject(denoiser, adapter):
+def test_the_terms_are_those_of_domaingallery_and_of_plain_finetuning_on_the_subject(denoiser, adapter):
     """Each is a direct computation by another method, and so are its gradients."""
     batch, given = noised(denoiser, subject_rows=2), prompts()
 
-    found = METHODS["personalization"](denoiser, adapter, batch, given, plan("personalization"))
-    expected = METHODS["domaingallery"](denoiser, adapter, batch, given, plan("domaingallery"))
-    subject = METHODS["dreambooth"](denoiser, adapter, batch.subject, given.subject, plan("dreambooth"))
+    found = terms(denoiser, adapter, batch, given, plan("personalization"))
+    expected = terms(denoiser, adapter, batch, given, plan("domaingallery"))
+    subject = terms(denoiser, adapter, batch.subject, given.subject, plan("plain"))
     expected |= {"subject": subject["target"], "subject_prior": subject["prior"]}
 
     assert found.keys() == expected.keys()
@@ -54,38 +52,37 @@ def test_the_terms_are_those_of_domaingallery_and_dreambooth_on_the_subject(deno
 
 
 def test_the_total_is_equation_7():
-    terms = {name: torch.tensor(1.0) for name in ("target", "prior", *SUBJECT_TERMS)}
+    settings = plan("personalization", weights=dict(prior=3, subject=5)).method
+    ones = {name: torch.tensor(1.0) for name in ("target", "prior", "subject", "subject_prior")}
 
-    assert float(total(terms, LossWeights(prior=3, subject=5))) == 1 + 3 + 5 * (1 + 3)
+    assert float(settings.total(ones)) == 1 + 3 + 5 * (1 + 3)
 
 
 def test_no_row_is_evaluated_twice(denoiser, adapter):
-    METHODS["personalization"](denoiser, adapter, noised(denoiser), prompts(), plan("personalization"))
+    terms(denoiser, adapter, noised(denoiser), prompts(), plan("personalization"))
 
     # target, source, source to target, both of the subject; base; the other steps with and without gradient
     assert denoiser.rows == [20, 4] + 8 * [4]
 
 
 @pytest.mark.parametrize(
-    ("weights", "rows", "terms"),
+    ("weights", "rows", "names"),
     [
-        (LossWeights(similarity=0, subject=0), [8, 4], {"target", "prior", "disentanglement"}),
-        (LossWeights(similarity=0, disentanglement=0, prior=0), [8], {"target", "subject"}),
+        (dict(similarity=0, subject=0), [8, 4], {"target", "prior", "disentanglement"}),
+        (dict(similarity=0, disentanglement=0, prior=0), [8], {"target", "subject"}),
     ],
 )
-def test_a_weight_of_zero_costs_nothing(denoiser, adapter, weights, rows, terms):
-    found = METHODS["personalization"](
-        denoiser, adapter, noised(denoiser), prompts(), plan("personalization", weights=weights)
-    )
+def test_a_weight_of_zero_costs_nothing(denoiser, adapter, weights, rows, names):
+    found = terms(denoiser, adapter, noised(denoiser), prompts(), plan("personalization", weights=weights))
 
-    assert found.keys() == terms
+    assert found.keys() == names
     assert denoiser.rows == rows
 
 
 def trained(method, data, given, **weights):
     denoiser = ToyDenoiser(network())
     with inject(denoiser.network) as adapter:
-        settings = plan(method, weights=LossWeights(**weights), steps=3)
+        settings = plan(method, weights=dict(**weights), steps=3)
         return train(denoiser, adapter, data, given, settings).state_dict
 
 

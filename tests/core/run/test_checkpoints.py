@@ -21,13 +21,12 @@ from toys import conditions, latents
 from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.errors import FileError, InputError
 from domaingallery_core.files import writing as files
-from domaingallery_core.plan import LossWeights
 from domaingallery_core.run import checkpoints as checkpoints_module
 from domaingallery_core.run import state, trainer
 from domaingallery_core.run.checkpoints import checkpoint_files, load_checkpoint
 from domaingallery_core.run.monitor import Monitor
 
-SHORT = replace(PLAN, steps=8, weights=LossWeights(similarity=0))
+SHORT = PLAN.but(steps=8, weights=dict(similarity=0))
 
 
 class Cancelled(BaseException):
@@ -60,8 +59,10 @@ def test_killed_at_ten_random_steps_it_ends_with_the_same_bytes(tmp_path):
         child.start()
         theirs.close()
         told = ours.recv()
-        resumed.append(told if isinstance(told, int) else PLAN.steps + 1)
-        wanted = last = min(max(told, last + moments.randint(1, 3)), PLAN.steps) if kills < 10 else 0
+        resumed.append(told if isinstance(told, int) else PLAN.optimizer.steps + 1)
+        wanted = last = (
+            min(max(told, last + moments.randint(1, 3)), PLAN.optimizer.steps) if kills < 10 else 0
+        )
         while isinstance(told, int) and told != wanted:
             told = ours.recv()
         if kills == 10:
@@ -84,7 +85,7 @@ def test_killed_at_ten_random_steps_it_ends_with_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.0, "ema": 0.0, "accumulation": 1}, {"min_snr": 5.0}])
 def test_cancelled_three_times_it_ends_with_the_same_bytes(tmp_path, changes):
     """Without an interval, a checkpoint is written for the cancel alone, and gone when the run is done."""
-    plan = replace(SHORT, **changes)
+    plan = SHORT.but(**changes)
     expected = run(plan)
 
     for step in (2, 3, 8):
@@ -151,14 +152,15 @@ def test_another_plan_dataset_prompt_or_base_is_refused_with_what_differs(tmp_pa
     with pytest.raises(Cancelled):
         run(SHORT, tmp_path, cancel_at(3))
     before = [path.read_bytes() for path in checkpoint_files(tmp_path)]
-    other = replace(SHORT, learning_rate=2e-2, weights=LossWeights(similarity=0, prior=2.0))
+    other = SHORT.but(learning_rate=2e-2, weights=dict(similarity=0, prior=2.0))
     data = Dataset(target=Examples(latents(5, 3)), source=Examples(latents(12, 2)))
     prompts = replace(conditions(), source=conditions().target)
 
     for options, named in (
         (
             {"plan": other},
-            r"plan\.learning_rate was 0\.01 and is 0\.02; plan\.weights\.prior was 1\.0 and is 2",
+            r"plan\.method\.weights\.prior was 1\.0 and is 2\.0; "
+            r"plan\.optimizer\.learning_rate was 0\.01 and is 0\.02",
         ),
         ({"data": data}, r"target images differs\. Set"),
         ({"prompts": prompts}, r"got another one: source prompt differs\. Set"),
@@ -174,7 +176,7 @@ def test_another_plan_dataset_prompt_or_base_is_refused_with_what_differs(tmp_pa
 def test_starting_over_replaces_what_is_there(tmp_path):
     with pytest.raises(Cancelled):
         run(SHORT, tmp_path, cancel_at(6))
-    other = replace(SHORT, seed=5)
+    other = SHORT.but(seed=5)
 
     with pytest.raises(Cancelled):
         run(other, tmp_path, cancel_at(2), resume=False)
@@ -277,15 +279,15 @@ def test_after_the_last_step_the_run_is_kept_until_it_is_finished(tmp_path):
     def on_step(event):
         steps.append(event.step)
         kept.extend(path.name for path in checkpoint_files(tmp_path))
-        if event.step == SHORT.steps:
+        if event.step == SHORT.optimizer.steps:
             raise Cancelled
 
     with pytest.raises(Cancelled):
         run(SHORT, tmp_path, on_step)
-    assert kept == [f"step_{SHORT.steps:06}.safetensors"]
+    assert kept == [f"step_{SHORT.optimizer.steps:06}.safetensors"]
     result = run(SHORT, tmp_path)
 
-    assert result.resumed == SHORT.steps and same(result, run(SHORT))
+    assert result.resumed == SHORT.optimizer.steps and same(result, run(SHORT))
 
 
 def test_a_checkpoint_is_left_every_so_many_seconds_without_being_asked(tmp_path, monkeypatch):
@@ -341,7 +343,7 @@ def test_a_checkpoint_with_other_contents_gives_way_to_the_one_before(tmp_path, 
         run(SHORT, tmp_path, cancel_at(5), every=2, keep=3)
     path = checkpoint_files(tmp_path)[-1]
     found = load_checkpoint(path)
-    first = next(name for name in found.tensors if name.startswith("adapter."))
+    first = next(name for name in found.tensors if name.startswith("trained."))
     moment = next(name for name in found.tensors if name.endswith("/exp_avg"))
     if damage == "adapter":
         del found.tensors[first]
@@ -423,7 +425,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
     with pytest.raises(Cancelled):
         run(SHORT, tmp_path / "good", cancel_at(2))
     checkpoint = load_checkpoint(checkpoint_files(tmp_path / "good")[0])
-    name = next(name for name in checkpoint.tensors if name.startswith("adapter."))
+    name = next(name for name in checkpoint.tensors if name.startswith("trained."))
     checkpoint.tensors[name].fill_(torch.nan)
 
     with pytest.raises(FileError, match="Expected finite weights"):

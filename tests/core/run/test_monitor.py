@@ -77,10 +77,10 @@ def test_a_training_reads_the_loss_of_all_its_categories():
     data, prompts = two_categories()
     other = replace(data, more=(replace(data.more[0], target=Examples(latents(2, 9))),))
 
-    plan, monitor = replace(PLAN, steps=1, warmup_steps=0), Monitor(validate_every=1)
+    plan, monitor = PLAN.but(steps=1, warmup_steps=0), Monitor(validate_every=1)
     found = [run(plan, data=each, prompts=prompts, monitor=monitor) for each in (data, other)]
 
-    base = validation_loss(ToyDenoiser(network()), watched(data, prompts), PLAN.batch_size)
+    base = validation_loss(ToyDenoiser(network()), watched(data, prompts), PLAN.data.batch_size)
     assert found[0].validation[0] == base
     assert found[1].validation[0] != base
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,20 +13,18 @@ from toys import latents
 
 from domaingallery_core.data.datasets import Batch, Dataset, Examples
 from domaingallery_core.errors import InputError
-from domaingallery_core.methods import noised_batch, objectives
+from domaingallery_core.methods import MethodSettings, noised_batch, objectives
 from domaingallery_core.model.process import Process
-from domaingallery_core.plan import LossWeights, TrainingPlan
 from domaingallery_core.run import trainer
 from domaingallery_core.run.optimizers import MovingAverage, learning_rate
+from domaingallery_core.run.plan import TrainingPlan
 
-SIMPLE = TrainingPlan(
-    method="dreambooth", steps=6, learning_rate=1e-2, batch_size=4, weights=LossWeights(prior=0)
-)
+SIMPLE = TrainingPlan.of(method="plain", steps=6, learning_rate=1e-2, batch_size=4, weights=dict(prior=0))
 
 
 def rates(**changes):
-    plan = replace(SIMPLE, **{"steps": 10, "learning_rate": 2.0} | changes)
-    return [round(learning_rate(plan, step), 6) for step in range(1, 11)]
+    plan = SIMPLE.but(**{"steps": 10, "learning_rate": 2.0} | changes)
+    return [round(learning_rate(plan.optimizer, step), 6) for step in range(1, 11)]
 
 
 def test_learning_rates_follow_their_schedule():
@@ -42,11 +39,13 @@ def test_learning_rates_follow_their_schedule():
 
 
 def test_each_step_takes_and_tells_its_learning_rate():
-    events, plan = [], replace(SIMPLE, schedule="linear", warmup_steps=2)
+    events, plan = [], SIMPLE.but(schedule="linear", warmup_steps=2)
 
     run(plan, on_step=events.append)
 
-    assert [event.learning_rate for event in events] == [learning_rate(plan, step) for step in range(1, 7)]
+    assert [event.learning_rate for event in events] == [
+        learning_rate(plan.optimizer, step) for step in range(1, 7)
+    ]
     with_rates, constant = run(plan), run(SIMPLE)
     assert any(not torch.equal(v, constant.state_dict[k]) for k, v in with_rates.state_dict.items())
 
@@ -69,7 +68,7 @@ def test_two_half_batches_are_one_batch(monkeypatch):
     monkeypatch.setattr(trainer, "draw", fixed_noise)
     data = Dataset(target=Examples(images))
     whole = run(SIMPLE, data=data)
-    halves = run(replace(SIMPLE, batch_size=2, accumulation=2), data=data)
+    halves = run(SIMPLE.but(batch_size=2, accumulation=2), data=data)
 
     assert halves.losses["total"] == pytest.approx(whole.losses["total"], rel=1e-4)
     for name, weight in whole.state_dict.items():
@@ -77,7 +76,7 @@ def test_two_half_batches_are_one_batch(monkeypatch):
 
 
 def test_the_average_is_that_of_the_steps_and_leaves_training_alone():
-    plain, averaged = run(SIMPLE), run(replace(SIMPLE, ema=0.5))
+    plain, averaged = run(SIMPLE), run(SIMPLE.but(ema=0.5))
     parameters = {"w": nn.Parameter(torch.zeros(2))}
     average = MovingAverage(parameters, 0.5)
     expected = 0.0
@@ -117,8 +116,9 @@ def test_min_snr_weighs_every_family_as_its_x0(kind):
 def test_min_snr_changes_the_terms_of_eq_1_alone():
     terms = {name: torch.tensor(1.0) for name in ("target", "prior", "disentanglement")}
 
-    assert float(objectives.total(terms, LossWeights(prior=2), regression=0.5)) == 0.5 + 1.0 + 10
-    plain, weighted = run(SIMPLE), run(replace(SIMPLE, min_snr=1.0))
+    settings = MethodSettings(name="domaingallery", weights={"prior": 2})
+    assert float(settings.total(terms, regression=0.5)) == 0.5 + 1.0 + 10
+    plain, weighted = run(SIMPLE), run(SIMPLE.but(min_snr=1.0))
     assert plain.losses["target"][0] == weighted.losses["target"][0]
     assert plain.losses["total"][0] > weighted.losses["total"][0]
 
@@ -128,7 +128,7 @@ def test_eight_bits_without_bitsandbytes_are_refused_before_the_first_step(monke
     events = []
 
     with pytest.raises(InputError, match="Install bitsandbytes, or choose 'adamw'"):
-        run(replace(PLAN, optimizer="adamw8bit"), on_step=events.append)
+        run(PLAN.but(optimizer="adamw8bit"), on_step=events.append)
 
     assert not events
 
@@ -147,7 +147,7 @@ def test_eight_bits_without_bitsandbytes_are_refused_before_the_first_step(monke
 )
 def test_settings_that_cannot_work_are_named(changes, message):
     with pytest.raises(InputError, match=message):
-        replace(SIMPLE, **changes)
+        SIMPLE.but(**changes)
 
 
 def test_without_an_average_nothing_is_kept_for_one():

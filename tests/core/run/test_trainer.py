@@ -7,20 +7,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+import toys
 from toys import Network, ToyDenoiser, conditions, latents, network
 
 from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.errors import InputError, TrainingError
 from domaingallery_core.generators import generator
 from domaingallery_core.model.denoiser import Conditions
-from domaingallery_core.plan import LossWeights, TrainingPlan
+from domaingallery_core.run.plan import TrainingPlan
 from domaingallery_core.run.trainer import train
 from domaingallery_core.trainables.adapters import Adapter, ordinary_weights
 from domaingallery_core.trainables.kinds import AdapterConfig
 
 
 def plan(method="domaingallery", **changes):
-    return TrainingPlan(**{"method": method, "steps": 4, "learning_rate": 1e-2} | changes)
+    return toys.plan(method, **{"steps": 4} | changes)
 
 
 def dataset():
@@ -29,7 +30,7 @@ def dataset():
 
 def run(settings, on_step=None, model=None, data=None, prompts=None, denoiser=None):
     model = model or network()
-    with Adapter.inject(model, settings.adapter(), generator(settings.seed, "adapter")) as adapter:
+    with Adapter.inject(model, settings.adapter, generator(settings.seed, "adapter")) as adapter:
         return train(
             denoiser or ToyDenoiser(model),
             adapter,
@@ -40,7 +41,7 @@ def run(settings, on_step=None, model=None, data=None, prompts=None, denoiser=No
         )
 
 
-@pytest.mark.parametrize("method", ["erasure", "domaingallery", "dreambooth"])
+@pytest.mark.parametrize("method", ["erasure", "domaingallery", "plain"])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_the_same_plan_gives_the_same_bytes(method, dropout):
     settings = plan(method, dropout=dropout, offset_noise=0.1)
@@ -99,7 +100,7 @@ def test_training_leaves_the_global_generator_alone():
 
 def test_the_loss_goes_down():
     losses = run(
-        plan("erasure", steps=150, learning_rate=2e-2, weights=LossWeights(disentanglement=0, erasure=0))
+        plan("erasure", steps=150, learning_rate=2e-2, weights=dict(disentanglement=0, erasure=0))
     ).losses
 
     assert sum(losses["prior"][-30:]) < 0.9 * sum(losses["prior"][:30])
@@ -153,9 +154,9 @@ def test_training_works_from_inference_mode_on_inference_tensors():
 
 
 def test_target_alone_equals_dreambooth_without_prior_step_for_step():
-    none = LossWeights(prior=0, disentanglement=0, erasure=0, similarity=0)
+    none = dict(prior=0, disentanglement=0, erasure=0, similarity=0)
 
-    first, second = run(plan(weights=none)), run(plan("dreambooth", weights=none))
+    first, second = run(plan(weights=none)), run(plan("plain", weights=none))
 
     assert all(torch.equal(v, second.state_dict[k]) for k, v in first.state_dict.items())
 
@@ -174,7 +175,7 @@ class Broken(ToyDenoiser):
 
 def test_a_step_that_is_not_finite_is_skipped():
     model, events = network(), []
-    settings = plan("dreambooth", steps=6)
+    settings = plan("plain", steps=6)
 
     result = run(settings, events.append, model=model, denoiser=Broken(model, {2, 3}))
 
@@ -185,7 +186,7 @@ def test_a_step_that_is_not_finite_is_skipped():
 def test_losses_that_stay_broken_stop_the_run():
     model, events = network(), []
     with pytest.raises(TrainingError, match="5 steps in a row"):
-        run(plan("dreambooth", steps=50), events.append, model=model, denoiser=Broken(model, set(range(100))))
+        run(plan("plain", steps=50), events.append, model=model, denoiser=Broken(model, set(range(100))))
 
     assert len(events) == 4
 
@@ -215,7 +216,7 @@ def test_the_same_category_twice_reads_the_prompts_of_each():
         data = replace(data, more=(data,) * (len(prompts) - 1))
         given = replace(prompts[0], more=prompts[1:])
         with Adapter.inject(denoiser.network, AdapterConfig(), generator(0, "adapter")) as adapter:
-            plan = TrainingPlan(method="erasure", steps=2, learning_rate=1e-2)
+            plan = TrainingPlan.of(method="erasure", steps=2, learning_rate=1e-2)
             return train(denoiser, adapter, data, given, plan).state_dict
 
     first = conditions()

@@ -10,8 +10,9 @@ from toys import ToyDenoiser, conditions, latents, network
 
 from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.generators import generator
+from domaingallery_core.methods import MethodSettings
 from domaingallery_core.model.denoiser import Conditions
-from domaingallery_core.plan import LossWeights, TrainingPlan
+from domaingallery_core.run.plan import TrainingPlan
 from domaingallery_core.run.trainer import train
 from domaingallery_core.trainables.adapters import Adapter
 
@@ -57,15 +58,15 @@ def plain_lora_finetuning(images, prompt, kind):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v"])
-@pytest.mark.parametrize("method", ["domaingallery", "dreambooth"])
+@pytest.mark.parametrize("method", ["domaingallery", "plain"])
 def test_a_run_of_the_target_term_alone_is_plain_lora_finetuning(method, kind):
     images, prompt = latents(5, 1).double(), conditions().target.to(dtype=DOUBLE)
-    plan = TrainingPlan(
+    plan = TrainingPlan.of(
         method=method, steps=STEPS, learning_rate=RATE, batch_size=BATCH, seed=SEED,
-        weights=LossWeights(prior=0, disentanglement=0, erasure=0, similarity=0),
+        weights=dict.fromkeys(MethodSettings(name=method).weights, 0.0),
     )  # fmt: skip
     model, found = network().double(), []
-    with Adapter.inject(model, plan.adapter(), generator(SEED, "adapter"), dtype=DOUBLE) as adapter:
+    with Adapter.inject(model, plan.adapter, generator(SEED, "adapter"), dtype=DOUBLE) as adapter:
 
         def note(event):
             weights = {name: p.detach().clone() for name, p in adapter.named_parameters().items()}

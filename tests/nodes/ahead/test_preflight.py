@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import pytest
 import torch
@@ -92,10 +91,9 @@ class Large(nn.Module):
     [(3e-3, 10**9, True), (3e-3, 10**6, False), (5e-5, 10**9, False), (4e-4, 10**9, False)],
 )
 def test_a_rate_far_from_the_papers_is_warned_of_for_models_of_its_size(nodes, caplog, rate, weights, warned):
-    options = nodes("nodes.sockets").TrainingOptions()
-    plan = replace(nodes("nodes.train.plans").domain_plan(10, 1e-4, 0, options), learning_rate=rate)
+    plan = nodes("nodes.sockets").TrainingOptions().plan("domaingallery", 10, rate, 0)
 
     with caplog.at_level(logging.WARNING):
-        nodes("nodes.ahead.preflight").warn_of_rate(plan, 5e-5, Large(weights))
+        nodes("nodes.ahead.preflight").warn_of_rate(plan, Large(weights))
 
     assert ("60 times the paper's 5e-05" in caplog.text) == warned

@@ -184,9 +184,9 @@ class Bench:
         return Path(path)
 
     def _train(self, dataset: Any) -> Any:
-        sockets, weights = self.nodes("nodes.sockets"), self.nodes("domaingallery_core.plan").LossWeights
+        sockets = self.nodes("nodes.sockets")
         options = sockets.TrainingOptions(
-            weights=weights(similarity=0.0, erasure=0.0), batch_size=2, dropout=0.1, ema=0.5,
+            weights={"similarity": 0.0}, batch_size=2, dropout=0.1, ema=0.5,
             targets="*attn1*",
         )  # fmt: skip
         run_options = sockets.RunOptions(

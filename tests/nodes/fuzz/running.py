@@ -289,10 +289,9 @@ class Fuzz:
         )
 
     def _options(self, adapter, rank, dropout, similarity, batch_size, targets, precision) -> Any:
-        weights = self.nodes("domaingallery_core.plan").LossWeights(similarity=similarity)
         return self.nodes("nodes.sockets").TrainingOptions(
-            adapter=adapter, rank=rank, dropout=dropout, weights=weights, batch_size=batch_size,
-            targets=targets, precision=precision, denoise_steps=1,
+            kind=adapter, rank=rank, dropout=dropout, weights={"similarity": similarity},
+            batch_size=batch_size, targets=targets, precision=precision, denoise_steps=1,
         )  # fmt: skip
 
     def _run(self, previews: int, checkpoints: int, name: str, checkpointing: str) -> Any:

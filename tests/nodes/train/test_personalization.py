@@ -27,7 +27,7 @@ def test_a_domain_and_a_subject_are_learned_together(nodes, model):
 
     terms = {"target", "prior", "disentanglement", "similarity", "subject", "subject_prior", "total"}
     assert set(result.ui["losses"][0]) == terms
-    assert json.loads(result[0].metadata["domaingallery.plan"])["method"] == "personalization"
+    assert json.loads(result[0].metadata["domaingallery.plan"])["method"]["name"] == "personalization"
     assert result[0].metadata["modelspec.trigger_phrase"] == "a sks olis face"
     assert same(before, weights_of(model))
 
@@ -175,9 +175,7 @@ def test_each_size_has_the_conditions_of_its_size(nodes):
     data, sockets = nodes("nodes.train.data"), nodes("nodes.sockets")
     examples = nodes("domaingallery_core.data.datasets").Examples
     model, prompts = tiny_model(pooled=5), tiny_prompts(nodes, pooled=5)
-    plan = nodes("nodes.train.plans").plan_of(
-        "erasure", 1, 1e-3, 0, sockets.TrainingOptions(), similarity=0.0
-    )
+    plan = sockets.TrainingOptions().plan("erasure", 1, 1e-3, 0)
     wide = sockets.LatentDataset(source=examples(torch.zeros(3, 4, 4, 16)))
     both = replace(wide, source=examples(torch.zeros(3, 4, 8, 8)), more=(wide,))
 

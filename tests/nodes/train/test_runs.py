@@ -23,7 +23,7 @@ def run_options(nodes):
 
 def train(nodes, model, **changes):
     """Run Train Domain LoRA without the similarity term, whose steps are slow."""
-    weights = nodes("domaingallery_core.plan").LossWeights(similarity=0.0)
+    weights = dict(similarity=0.0)
     options = nodes("nodes.sockets").TrainingOptions(weights=weights)
     inputs = {"steps": STEPS, "learning_rate": 1e-2, "options": options}
     return training.train(nodes, model, **{**inputs, **changes})
@@ -110,7 +110,9 @@ def test_another_plan_under_the_name_of_a_run_is_refused(nodes, model, dataset, 
     options = run_options(checkpoint_every=2, run_name="faces/first")
     train(nodes, model, run_options=options)
 
-    with pytest.raises(Exception, match=r"plan\.learning_rate was 0\.01 and is 0\.02.*another run name"):
+    with pytest.raises(
+        Exception, match=r"plan\.optimizer\.learning_rate was 0\.01 and is 0\.02.*another run name"
+    ):
         train(nodes, model, learning_rate=2e-2, run_options=options)
     with pytest.raises(Exception, match=r"got another one: target images differs"):
         other = replace(dataset, target=tiny_dataset(nodes, seed=8).target)
@@ -249,9 +251,7 @@ def gradients(nodes, model, dataset, setting):
     host, memory = nodes("nodes.host.model"), nodes("nodes.host.memory")
     places = ("trainables.adapters", "methods", "data.datasets")
     core = {name.rpartition(".")[2]: nodes(f"domaingallery_core.{name}") for name in places}
-    plan = nodes("nodes.train.plans").plan_of(
-        "domaingallery", 1, 1e-3, 0, nodes("nodes.sockets").TrainingOptions(), erasure=0.0
-    )
+    plan = nodes("nodes.sockets").TrainingOptions().plan("domaingallery", 1, 1e-3, 0)
     kept = {}
 
     def pack(tensor):
@@ -269,15 +269,15 @@ def gradients(nodes, model, dataset, setting):
         )
         seed = torch.Generator().manual_seed(0)
         network = model.model.diffusion_model
-        with core["adapters"].Adapter.inject(network, plan.adapter(), seed) as adapter:
+        with core["adapters"].Adapter.inject(network, plan.adapter, seed) as adapter:
             for name, weight in adapter.named_parameters().items():
                 if "lora_B" in name:
                     weight.data.normal_(generator=seed)
             batch = core["datasets"].Batch(target=data.target.latents[:3], source=data.source.latents[:3])
             noised = core["methods"].draw(batch, denoiser.process, seed)
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                terms = core["methods"].METHODS["domaingallery"](denoiser, adapter, noised, conditions, plan)
-            nodes("domaingallery_core.methods.objectives").total(terms, plan.weights).backward()
+                terms = plan.method.terms(denoiser, adapter, noised, conditions)
+            plan.method.total(terms).backward()
             found = [p.grad.clone() for p in adapter.parameters()]
     return found, sum(size for place, size in kept.items() if place not in weights)
 
@@ -317,7 +317,7 @@ def test_metadata_say_step_plan_words_and_base(nodes, model):
     first, second = train(nodes, model)[0], train(nodes, tiny_model(seed=1))[0]
 
     assert first.metadata["ss_steps"] == str(STEPS)
-    assert json.loads(first.metadata["domaingallery.plan"])["schedule"] == "constant"
+    assert json.loads(first.metadata["domaingallery.plan"])["optimizer"]["schedule"] == "constant"
     assert len(first.metadata["domaingallery.base_model_hash"]) == 64
     assert (
         first.metadata["domaingallery.base_model_hash"]

@@ -108,7 +108,12 @@ def test_metadata_says_what_made_a_lora(nodes, model):
     plan = json.loads(lora.metadata["domaingallery.plan"])
 
     assert lora.metadata["modelspec.trigger_phrase"] == "a sks face"
-    assert (plan["method"], plan["steps"], plan["learning_rate"]) == ("erasure", STEPS, 1e-3)
+    optimizer = plan["optimizer"]
+    assert (plan["method"]["name"], optimizer["steps"], optimizer["learning_rate"]) == (
+        "erasure",
+        STEPS,
+        1e-3,
+    )
     assert all(isinstance(value, str) for value in lora.metadata.values())
 
 
@@ -119,7 +124,7 @@ def test_rank_and_alpha_of_an_erased_lora_are_kept(nodes, model):
     trained = train(nodes, model, erased=erased)[0]
 
     assert {name: tensor.shape for name, tensor in trained.items()} == {n: t.shape for n, t in erased.items()}
-    assert json.loads(trained.metadata["domaingallery.plan"])["alpha"] == 1.0
+    assert json.loads(trained.metadata["domaingallery.plan"])["adapter"]["alpha"] == 1.0
 
 
 def test_an_erased_lora_and_options_that_differ_are_refused(nodes, model):
@@ -184,7 +189,7 @@ def test_target_and_source_of_different_size_are_refused(nodes, model, dataset):
 
 def test_terms_with_weight_zero_need_no_small_batch(nodes, model):
     """Target and prior terms alone are DreamBooth with a LoRA."""
-    weights = nodes("domaingallery_core.plan").LossWeights(disentanglement=0.0, similarity=0.0)
+    weights = dict(disentanglement=0.0, similarity=0.0)
     options = nodes("nodes.sockets").TrainingOptions(batch_size=1, weights=weights)
 
     trained = train(nodes, model, options=options)
@@ -198,9 +203,7 @@ def test_other_families_train(comfy, nodes, kind, pooled):
     model = tiny_model(kind, pooled=pooled)
     dataset = tiny_dataset(nodes, 4)
     training = nodes("nodes.train.training")
-    plan = nodes("nodes.train.plans").plan_of(
-        "domaingallery", 1, 1e-3, 0, nodes("nodes.sockets").TrainingOptions(), erasure=0.0
-    )
+    plan = nodes("nodes.sockets").TrainingOptions().plan("domaingallery", 1, 1e-3, 0)
 
     with torch.inference_mode():
         result = training.run(model, tiny_prompts(nodes, pooled=pooled), dataset, plan, None)
@@ -215,7 +218,7 @@ def test_half_precision_bases_train_in_both_stages(comfy, nodes, dtype, adapter)
     """Losses and weights are finite, the weights float32, the MODEL as it was; the second stage goes on."""
     model = tiny_model(dtype=dtype)
     before = weights_of(model)
-    options = nodes("nodes.sockets").TrainingOptions(adapter=adapter, rank=2, alpha=2.0)
+    options = nodes("nodes.sockets").TrainingOptions(kind=adapter, rank=2, alpha=2.0)
     assert model.model.diffusion_model.input_blocks[0][0].weight.dtype == dtype
 
     erased = erase(nodes, model, options=options)
@@ -224,13 +227,13 @@ def test_half_precision_bases_train_in_both_stages(comfy, nodes, dtype, adapter)
     for out in (erased, trained):
         assert all(t.dtype == torch.float32 and bool(torch.isfinite(t).all()) for t in out[0].values())
         assert all(math.isfinite(v) for values in out.ui["losses"][0].values() for v in values)
-    assert json.loads(trained[0].metadata["domaingallery.plan"])["adapter_kind"] == adapter
+    assert json.loads(trained[0].metadata["domaingallery.plan"])["adapter"]["kind"] == adapter
     assert erased[0].keys() == trained[0].keys() and not same(erased[0], trained[0])
     assert same(before, weights_of(model))
 
 
 def test_an_erased_lora_of_another_kind_is_refused(nodes, model):
-    options = [nodes("nodes.sockets").TrainingOptions(adapter=kind) for kind in ("lora", "loha")]
+    options = [nodes("nodes.sockets").TrainingOptions(kind=kind) for kind in ("lora", "loha")]
     erased = erase(nodes, model, options=options[0])[0]
 
     with pytest.raises(Exception, match="Expected a LoHa to go on with, got a LoRA"):

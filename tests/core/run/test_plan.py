@@ -9,16 +9,17 @@ import re
 import pytest
 
 from domaingallery_core.errors import InputError
-from domaingallery_core.plan import LossWeights, TrainingPlan
+from domaingallery_core.run.plan import TrainingPlan
+from domaingallery_core.run.trainer import reads
 from domaingallery_core.trainables.kinds import AdapterConfig
 
 
 def plan(**changes):
-    return TrainingPlan(**{"method": "domaingallery", "steps": 10, "learning_rate": 1e-4} | changes)
+    return TrainingPlan.of(**{"method": "domaingallery", "steps": 10, "learning_rate": 1e-4} | changes)
 
 
 def test_a_plan_survives_json():
-    before = plan(weights=LossWeights(similarity=0.5), denoise_guidance=3.0)
+    before = plan(weights=dict(similarity=0.5), denoise_guidance=3.0)
 
     assert TrainingPlan.from_dict(json.loads(json.dumps(before.to_dict()))) == before
 
@@ -26,8 +27,10 @@ def test_a_plan_survives_json():
 def test_the_defaults_are_those_of_the_paper():
     found = plan()
 
-    assert (found.rank, found.alpha, found.batch_size, found.denoise_steps) == (4, 4.0, 4, 5)
-    assert found.weights == LossWeights(prior=1, disentanglement=10, erasure=10, similarity=1)
+    assert (found.adapter.rank, found.adapter.alpha) == (4, 4.0)
+    assert (found.data.batch_size, found.method.denoise_steps) == (4, 5)
+    assert found.method.weights == {"prior": 1, "disentanglement": 10, "similarity": 1}
+    assert plan(method="erasure").method.weights == {"prior": 1, "disentanglement": 10, "erasure": 10}
 
 
 @pytest.mark.parametrize(
@@ -65,28 +68,37 @@ def test_a_plan_that_cannot_work_is_refused_with_the_value(changes):
 
 
 def test_two_images_a_batch_are_enough_without_the_similarity_term():
-    assert plan(batch_size=2, weights=LossWeights(similarity=0)).batch_size == 2
-    assert plan(batch_size=1, method="erasure").batch_size == 1
+    assert plan(batch_size=2, weights={"similarity": 0}).data.batch_size == 2
+    assert plan(batch_size=3).data.batch_size == 3
+    assert plan(batch_size=1, method="erasure").data.batch_size == 1
 
 
 def test_an_unknown_key_is_refused():
     with pytest.raises(InputError, match="'colour'"):
-        TrainingPlan.from_dict({"method": "erasure", "steps": 1, "learning_rate": 1.0, "colour": 1})
+        TrainingPlan.from_dict(plan().to_dict() | {"colour": 1})
+    with pytest.raises(InputError, match="'colour'"):
+        plan(colour=1)
 
 
 def test_erasure_without_any_weight_is_refused():
     with pytest.raises(InputError, match="above 0"):
-        plan(method="erasure", weights=LossWeights(prior=0, disentanglement=0, erasure=0))
+        plan(method="erasure", weights=dict(prior=0, disentanglement=0, erasure=0))
 
 
 def test_a_plan_knows_what_it_reads():
-    only_target = LossWeights(prior=0, disentanglement=0, similarity=0)
+    only_target = dict(prior=0, disentanglement=0, similarity=0)
 
-    assert plan().needs_target() and plan().needs_source() and not plan().needs_empty()
-    assert not plan(weights=only_target).needs_source()
-    assert not plan(method="erasure").needs_target()
-    assert plan(denoise_guidance=3.0).needs_empty()
-    assert plan(rank=8).adapter() == AdapterConfig(rank=8)
+    assert reads(plan()) == {"target": True, "source": True, "subject": False, "subject_source": False}
+    assert not reads(plan(weights=only_target))["source"]
+    assert not reads(plan(method="erasure"))["target"]
+    assert not plan().method.needs_empty() and plan(denoise_guidance=3.0).method.needs_empty()
+
+
+def test_a_plan_with_some_settings_changed_keeps_the_others():
+    changed = plan(rank=8, ema=0.5, seed=3).but(steps=2, alpha=1.0)
+
+    assert changed == plan(rank=8, ema=0.5, seed=3, steps=2, alpha=1.0)
+    assert changed.adapter == AdapterConfig(rank=8, alpha=1.0)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "rank", "steps", "accumulation", "denoise_steps"])
