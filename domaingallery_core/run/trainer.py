@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -53,8 +53,8 @@ class StepEvent:
     losses_so_far: Mapping[str, Sequence[float]]
     validation: Mapping[int, float]
     previews: Mapping[int, Tensor]
-    learning_rate: float = 0.0
-    peak_memory: int | None = None
+    learning_rate: float
+    peak_memory: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,10 +74,10 @@ class TrainingResult:
     losses: dict[str, list[float]]
     steps: int
     seconds: float
-    resumed: int = 0
-    validation: dict[int, float] = field(default_factory=dict)
-    previews: dict[int, Tensor] = field(default_factory=dict)
-    skipped: int = 0
+    resumed: int
+    validation: dict[int, float]
+    previews: dict[int, Tensor]
+    skipped: int
 
 
 def train(
@@ -139,7 +139,7 @@ class _Run:
         self.state = RunState(trainable, plan)
         self.order = batches(dataset, plan.data.batch_size, generator(plan.seed, "order"))
         self.start = 0
-        self.kept = -1  # the step of the newest checkpoint
+        self.kept = 0  # the step of the newest checkpoint; 0 for none
         self.watched = watched(dataset, conditions)
 
     def begin(self) -> None:
@@ -186,12 +186,12 @@ class _Run:
 
     def keep_on_stop(self, stopped: BaseException) -> None:
         """Write a checkpoint of the last complete step; where that cannot be, say what is lost."""
-        if self.checkpoints is None or self.state.step == 0:
+        if self.checkpoints is None:
             return
         if self.state.whole and self.kept < self.state.step:
             self._keep()
         if self.kept < self.state.step:
-            back = f"goes on from step {self.kept}" if self.kept > 0 else "begins anew"
+            back = f"goes on from step {self.kept}" if self.kept else "begins anew"
             lost = f"The run was stopped after step {self.state.step} and could not be kept there; it {back}."
             log.warning("%s", lost)
             stopped.add_note(lost)
@@ -342,9 +342,12 @@ def reads(plan: TrainingPlan) -> dict[str, bool]:
 
 
 def check_similarity(dataset: Dataset, plan: TrainingPlan) -> None:
-    """Raise InputError where the similarity term would compare images with themselves."""
+    """Raise InputError where the similarity term would compare images with themselves.
+
+    Every part of the dataset has the images that the plan reads.
+    """
     counts = [len(part.source) for part in dataset.parts() if part.source is not None]
-    if plan.method.uses("similarity") and min(counts, default=0) < 3:
+    if plan.method.uses("similarity") and min(counts) < 3:
         raise InputError(
             f"Expected at least 3 source images of each category for the similarity term, got {min(counts)}. "
             "Draw more or set the similarity weight to 0."

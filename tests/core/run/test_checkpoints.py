@@ -88,7 +88,7 @@ def test_cancelled_three_times_it_ends_with_the_same_bytes(tmp_path, changes):
     plan = SHORT.but(**changes)
     expected = run(plan)
 
-    for step in (2, 3, 8):
+    for step in (1, 3, 8):
         with pytest.raises(Cancelled):
             run(plan, tmp_path / "run", cancel_at(step))
         assert [path.name for path in checkpoint_files(tmp_path / "run")] == [f"step_{step:06}.safetensors"]
@@ -98,6 +98,36 @@ def test_cancelled_three_times_it_ends_with_the_same_bytes(tmp_path, changes):
     assert same(result, expected)
     assert result.losses == expected.losses
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_going_on_leaves_the_global_generator_alone(tmp_path, dropout):
+    plan = SHORT.but(dropout=dropout)
+    with pytest.raises(Cancelled):
+        run(plan, tmp_path, cancel_at(3))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        state = torch.get_rng_state()
+        assert run(plan, tmp_path).resumed == 3
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_stopped_after_each_step_also_those_that_are_not_finite_it_ends_with_the_same_bytes(tmp_path):
+    plan = SHORT.but(batch_size=1, accumulation=1, weights=dict(prior=0, disentanglement=0, similarity=0))
+    images = latents(4, 1)
+    images[0] = 1e30  # whose square is infinite
+    data = Dataset(target=Examples(images))
+    expected = run(plan, data=data)
+
+    for step in range(1, plan.steps + 1):
+        with pytest.raises(Cancelled):
+            run(plan, tmp_path, cancel_at(step), data=data)
+        assert [path.name for path in checkpoint_files(tmp_path)] == [f"step_{step:06}.safetensors"]
+    result = run(plan, tmp_path, data=data)
+
+    assert expected.skipped == result.skipped == 2 and len(expected.losses["total"]) == 6
+    assert result.losses == expected.losses and same(result, expected)
 
 
 def test_an_error_inside_a_step_goes_back_to_the_end_of_the_last(tmp_path, monkeypatch):
@@ -230,6 +260,21 @@ def test_a_cancel_passes_through_although_the_disk_is_full(tmp_path, monkeypatch
     ]
     assert caught.value.__notes__[0] in caplog.text and "No space left" in caplog.text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cancel_before_the_first_step_leaves_nothing_to_go_on_from(tmp_path, caplog):
+    with pytest.raises(Cancelled) as caught:
+        run(SHORT, tmp_path, cancel_at(0), monitor=Monitor(validate_every=4))
+
+    assert not checkpoint_files(tmp_path)
+    assert not hasattr(caught.value, "__notes__") and not caplog.text
+
+
+def test_a_cancel_of_a_run_that_is_not_kept_says_nothing_of_keeping(caplog):
+    with pytest.raises(Cancelled) as caught:
+        run(SHORT, on_step=cancel_at(3))
+
+    assert not hasattr(caught.value, "__notes__") and not caplog.text
 
 
 def test_a_cancel_while_looking_is_kept_with_the_step_that_is_done(tmp_path, monkeypatch):

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from killed_run import PLAN, run
-from toys import WIDTH, ToyDenoiser, conditions, latents, network, random
+from toys import WIDTH, ToyDenoiser, conditions, filled, inject, latents, network, random
 
 from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.errors import InputError
 from domaingallery_core.generators import generator
 from domaingallery_core.model.denoiser import Condition, Conditions
-from domaingallery_core.run.monitor import LEVELS, Monitor, validation_loss, watched
+from domaingallery_core.run.monitor import IMAGES, LEVELS, Monitor, validation_loss, watched
+from domaingallery_core.run.trainer import train
 
 FACES, HOUSES = Examples(latents(5, 1)), Examples(latents(2, 3))
 SOURCE = Examples(latents(6, 2))
@@ -63,6 +64,32 @@ def test_an_image_in_many_crops_counts_once():
     assert found == pytest.approx((5 * alone[0] + 2 * alone[1]) / 7)
 
 
+def test_of_many_images_the_first_few_are_read():
+    prompt, many = conditions().target, latents(IMAGES + 3, 1)
+    losses = []
+    for rows in (many, many[:IMAGES]):
+        denoiser = ToyDenoiser(network())
+        losses.append(validation_loss(denoiser, [(Examples(rows), prompt)], 8))
+
+        assert sum(denoiser.rows) == LEVELS * IMAGES
+    assert losses[0] == losses[1]
+
+
+def test_before_the_first_step_the_base_is_looked_at_also_where_a_lora_is_gone_on_with():
+    data, plan = Dataset(target=FACES, source=SOURCE), PLAN.but(steps=1, warmup_steps=0, ema=0.0)
+    monitor = Monitor(validate_every=1, preview_every=1, preview_steps=1)
+    denoiser = ToyDenoiser(network())
+    base = validation_loss(denoiser, watched(data, conditions()), plan.data.batch_size)
+    blank = run(plan, data=data, monitor=monitor)
+
+    adapter = filled(inject(denoiser.network, plan.adapter()))
+    found = train(denoiser, adapter, data, conditions(), plan, monitor=monitor)
+
+    assert found.validation[0] == blank.validation[0] == base
+    assert torch.equal(found.previews[0], blank.previews[0])
+    assert found.validation[1] != pytest.approx(base)
+
+
 def test_held_out_images_are_read_in_place_of_those_that_are_trained_on():
     data, prompts = two_categories()
     apart = replace(data.more[0], validation=Examples(latents(1, 7)))
@@ -91,7 +118,9 @@ def test_a_training_reads_the_loss_of_all_its_categories():
         {"validate_every": -1},
         {"preview_every": 0.5},
         {"previews": 0},
+        {"previews": 1.5},
         {"preview_steps": 0},
+        {"preview_steps": 2.5},
         {"preview_cfg": -1.0},
     ],
     ids=str,

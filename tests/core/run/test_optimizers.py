@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ def test_learning_rates_follow_their_schedule():
     assert rates(warmup_steps=4) == [0.5, 1.0, 1.5, *[2.0] * 7]
     cosine = rates(schedule="cosine", warmup_steps=2)
     assert cosine[:3] == [1.0, 2.0, 2.0]
+    assert cosine[4] == pytest.approx(1 + math.cos(math.pi / 4), abs=1e-6)
     assert cosine[6] == pytest.approx(1 + math.cos(math.pi / 2))
     assert cosine[2:] == sorted(cosine[2:], reverse=True) and cosine[-1] > 0
     assert rates(warmup_steps=10, schedule="linear") == [round(0.2 * step, 6) for step in range(1, 11)]
@@ -131,6 +133,43 @@ def test_eight_bits_without_bitsandbytes_are_refused_before_the_first_step(monke
         run(PLAN.but(optimizer="adamw8bit"), on_step=events.append)
 
     assert not events
+
+
+class AdamW8bit(torch.optim.Optimizer):
+    """Move weights by their mean gradient, counting steps in an int as that of bitsandbytes does."""
+
+    def __init__(self, parameters, **options):
+        super().__init__(parameters, options)
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            assert group["betas"] == (0.9, 0.999) and group["weight_decay"] == PLAN.optimizer.weight_decay
+            for p in group["params"]:
+                state = self.state[p]
+                state["step"] = state.get("step", 0) + 1
+                state["mean"] = state.get("mean", 0) * (1 - 1 / state["step"]) + p.grad / state["step"]
+                p.sub_(group["lr"] * state["mean"])
+
+
+def test_with_bitsandbytes_its_optimizer_trains_and_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+    module = ModuleType("bitsandbytes.optim")
+    module.AdamW8bit = AdamW8bit
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", module)
+    plan = SIMPLE.but(optimizer="adamw8bit", learning_rate=1.0)
+
+    def cancel(event):
+        if event.step == 4:
+            raise KeyboardInterrupt
+
+    expected = run(plan)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, tmp_path, cancel)
+    result = run(plan, tmp_path)
+
+    assert result.resumed == 4 and result.losses == expected.losses
+    assert all(torch.equal(v, result.state_dict[k]) for k, v in expected.state_dict.items())
 
 
 @pytest.mark.parametrize(

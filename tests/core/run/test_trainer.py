@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,8 @@ from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.errors import InputError, TrainingError
 from domaingallery_core.generators import generator
 from domaingallery_core.model.denoiser import Conditions
+from domaingallery_core.run import trainer
+from domaingallery_core.run.monitor import Monitor
 from domaingallery_core.run.plan import TrainingPlan
 from domaingallery_core.run.trainer import train
 from domaingallery_core.trainables.adapters import Adapter, ordinary_weights
@@ -24,11 +27,14 @@ def plan(method="domaingallery", **changes):
     return toys.plan(method, **{"steps": 4} | changes)
 
 
+WITHOUT_EMPTY = replace(conditions(), empty=None)
+
+
 def dataset():
     return Dataset(target=Examples(latents(5, 1)), source=Examples(latents(12, 2)))
 
 
-def run(settings, on_step=None, model=None, data=None, prompts=None, denoiser=None):
+def run(settings, on_step=None, model=None, data=None, prompts=None, denoiser=None, monitor=None):
     model = model or network()
     with Adapter.inject(model, settings.adapter, generator(settings.seed, "adapter")) as adapter:
         return train(
@@ -38,6 +44,7 @@ def run(settings, on_step=None, model=None, data=None, prompts=None, denoiser=No
             prompts or conditions(),
             settings,
             on_step,
+            monitor=monitor,
         )
 
 
@@ -122,6 +129,22 @@ def test_every_step_is_told_with_its_terms():
     assert result.losses["total"] == [event.losses["total"] for event in events]
 
 
+def test_a_step_is_told_with_the_mean_seconds_of_the_steps_and_the_memory_of_the_process(monkeypatch):
+    now, events = [100.0], []
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: now[0])
+
+    def on_step(event):
+        events.append(event)
+        now[0] += 6.0
+
+    result = run(plan(), on_step)
+
+    assert [event.seconds_per_step for event in events] == [0.0, 3.0, 4.0, 4.5]
+    assert result.seconds == 24.0
+    all_there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert all(50e6 < event.peak_memory <= all_there_is for event in events)  # torch alone takes more
+
+
 def test_what_on_step_raises_ends_the_run_and_the_model_is_as_before():
     model = network()
     before = {name: (id(p), p.clone()) for name, p in model.named_parameters()}
@@ -173,13 +196,16 @@ class Broken(ToyDenoiser):
         return x0 * math.nan if len(self.rows) in self.bad else x0
 
 
-def test_a_step_that_is_not_finite_is_skipped():
+def test_a_step_that_is_not_finite_is_skipped(caplog):
     model, events = network(), []
     settings = plan("plain", steps=6)
 
     result = run(settings, events.append, model=model, denoiser=Broken(model, {2, 3}))
 
-    assert len(events) == 6 and len(result.losses["total"]) == 4
+    assert len(events) == 6 and len(result.losses["total"]) == 4 and result.skipped == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Step {step} is skipped: its loss or the gradient is not finite." for step in (2, 3)
+    ]
     assert all(bool(torch.isfinite(v).all()) for v in result.state_dict.values())
 
 
@@ -191,20 +217,43 @@ def test_losses_that_stay_broken_stop_the_run():
     assert len(events) == 4
 
 
+def test_a_run_too_short_to_be_stopped_for_its_losses_fails_if_none_was_finite():
+    model = network()
+    with pytest.raises(TrainingError, match="got none in 3 steps"):
+        run(plan("plain", steps=3), model=model, denoiser=Broken(model, {1, 2, 3}))
+
+
 @pytest.mark.parametrize(
-    ("data", "prompts", "named"),
+    ("changes", "named"),
     [
-        (Dataset(source=Examples(latents(4, 1))), None, "target images"),
-        (Dataset(target=Examples(latents(4, 1))), None, "source images"),
-        (None, Conditions(target=conditions().target), "source prompt"),
+        ({"data": Dataset(source=Examples(latents(4, 1)))}, "target images"),
+        ({"data": Dataset(target=Examples(latents(4, 1)))}, "source images"),
+        ({"prompts": Conditions(target=conditions().target)}, "source prompt"),
+        ({"prompts": WITHOUT_EMPTY, "settings": plan(denoise_guidance=2.0)}, "empty prompt"),
+        ({"prompts": WITHOUT_EMPTY, "monitor": Monitor(preview_every=2)}, "empty prompt"),
     ],
 )
-def test_missing_images_and_prompts_are_refused_before_the_first_step(data, prompts, named):
-    events = []
-    with pytest.raises(InputError, match=named):
-        run(plan(), events.append, data=data, prompts=prompts)
+def test_missing_images_and_prompts_are_refused_before_the_first_step(changes, named):
+    denoiser = ToyDenoiser(model := network())
+    with pytest.raises(InputError, match=f"Expected (the )?{named}"):
+        run(**{"settings": plan(), "model": model, "denoiser": denoiser} | changes)
 
-    assert not events
+    assert not denoiser.rows
+
+
+@pytest.mark.parametrize("monitor", [None, Monitor(preview_every=4, preview_steps=1, preview_cfg=1.0)])
+def test_without_guidance_no_empty_prompt_is_needed(monitor):
+    assert run(plan(), prompts=WITHOUT_EMPTY, monitor=monitor).steps == 4
+
+
+def test_the_similarity_term_needs_three_source_images_of_each_category():
+    few, enough = (Dataset(target=Examples(latents(5, 1)), source=Examples(latents(n, 2))) for n in (2, 3))
+
+    assert run(plan(), data=enough).steps == 4
+    assert run(plan(weights=dict(similarity=0)), data=few).steps == 4
+    for data in (few, replace(enough, more=(few,))):
+        with pytest.raises(InputError, match=r"at least 3 source images of each category .*, got 2"):
+            run(plan(), data=data)
 
 
 def test_the_same_category_twice_reads_the_prompts_of_each():
