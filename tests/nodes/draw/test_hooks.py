@@ -174,7 +174,7 @@ def test_beside_other_patches_the_base_stays_in_the_batch(nodes, model, prompts)
 
 
 def test_wrappers_of_other_packs_around_sampling_are_kept(nodes, model, prompts):
-    """Whether these have a name or not."""
+    """Whether these have a name or not, and hang on the MODEL or on its options."""
     extension, calls = host_module("comfy.patcher_extension"), []
 
     def wrapper(executor, *args, **options):
@@ -186,13 +186,15 @@ def test_wrappers_of_other_packs_around_sampling_are_kept(nodes, model, prompts)
         prompts.target, prompts.empty, cfg=3.0,
     )  # fmt: skip
     wrapped = model.clone()
-    wrapped.add_wrapper(extension.WrappersMP.OUTER_SAMPLE, wrapper)
-    wrapped.add_wrapper_with_key(extension.WrappersMP.OUTER_SAMPLE, "another pack", wrapper)
+    kind = extension.WrappersMP.OUTER_SAMPLE
+    wrapped.add_wrapper(kind, wrapper)
+    wrapped.add_wrapper_with_key(kind, "another pack", wrapper)
+    extension.add_wrapper(kind, wrapper, wrapped.model_options, is_model_options=True)
     enhanced = patched(nodes, wrapped, mode="VN-N", enhancement=0.7, prompts=prompts)
 
     found, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
 
-    assert torch.equal(found, plain) and len(calls) == 2
+    assert torch.equal(found, plain) and len(calls) == 3
 
 
 def alone_as(model, conditioning, number):
