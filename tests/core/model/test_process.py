@@ -43,6 +43,8 @@ def test_every_timestep_is_found_again_from_its_sigma(process):
 
     assert process.timestep(sigmas).tolist() == list(range(1000))
     assert process.timestep(sigmas[700]).tolist() == 700
+    coarse = sigmas.bfloat16()
+    assert torch.equal(process.timestep(coarse), process.timestep(coarse.double()))
 
 
 def test_the_clean_input_is_x0_after_the_scaling_of_the_network():
