@@ -32,8 +32,8 @@ def recurrent_denoise(
     condition: Condition,
     *,
     steps: int,
-    guidance: float = 1.0,
-    empty: Condition | None = None,
+    guidance: float,
+    empty: Condition | None,
     first: Tensor | None = None,
 ) -> Tensor:
     """Denoise x (B C H W) by a few DDIM steps and return the x0 of the last (paper 4.2).

@@ -21,7 +21,7 @@ Kind = Literal["epsilon", "v", "flow"]
 def broadcast(sigma: Tensor, x: Tensor) -> Tensor:
     """Append dimensions to sigma (B or scalar) until it broadcasts over x, in the device and dtype of x."""
     sigma = sigma.to(device=x.device, dtype=x.dtype)
-    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)) if sigma.ndim else sigma
+    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

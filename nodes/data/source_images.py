@@ -182,7 +182,7 @@ def draw(
     seed: int,
     progress: Progress,
     cache: LatentCache,
-    before: int = 0,
+    before: int,
 ) -> Tensor:
     """Sample "a [category]" into latents (N C H W); image i has the noise of seed + i in any batch size.
 
@@ -206,7 +206,7 @@ def draw(
             step: int, x0: Tensor, x: Tensor, total: int, first: int = first, size: int = len(batch),
             fresh: int = fresh,
         ) -> None:  # fmt: skip
-            now = (step + 1) * size * steps // max(total, 1)
+            now = min(step + 1, total) * size * steps // total  # some samplers take more steps
             left = (time.perf_counter() - started) * ((len(latents) - first) * steps - now)
             left /= max(fresh * steps + now, 1)
             last = step + 1 == total

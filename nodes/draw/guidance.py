@@ -51,10 +51,10 @@ class Enhancement:
     mode: str
     strength: float
     base: Conditioning
-    start: float = 0.0
-    end: float = 1.0
-    rescale: float = 0.0
-    node: str | None = None
+    start: float
+    end: float
+    rescale: float
+    node: str | None
 
 
 def make_enhancement(
@@ -173,8 +173,8 @@ class _Run:
         self.predictions = None
         self.active = {}
         for name, enhancement in self.bases.items():
-            start, end = self.intervals.get(name, (math.inf, 0.0))
-            if name not in self.intervals or end <= float(timestep.max()) <= start:
+            start, end = self.intervals.get(name, (math.inf, -math.inf))
+            if end <= float(timestep.max()) <= start:
                 own = [cond for cond in self.guider.conds[name] if cond["uuid"] in self.own[name]]
                 where = coverage(own, x, timestep)
                 if where is not None:

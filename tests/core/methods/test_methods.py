@@ -202,7 +202,7 @@ def test_prompts_of_different_length_are_evaluated_apart(denoiser, adapter):
 
 
 def test_a_mask_weighs_the_places_of_the_target_term(denoiser, adapter):
-    """A mask of ones changes nothing; where it is 0, what is predicted does not matter."""
+    """A mask of one weight, however small, changes nothing; where it is 0, predictions do not matter."""
     batch, prompts, settings = noised(denoiser), conditions(), plan("plain")
     left = torch.ones(4, 1, 4, 4)
     left[..., 2:] = 0
@@ -212,7 +212,8 @@ def test_a_mask_weighs_the_places_of_the_target_term(denoiser, adapter):
         return terms(denoiser, adapter, masked, prompts, settings)["target"]
 
     found = prediction(denoiser, batch.target, prompts.target)
-    torch.testing.assert_close(target_term(torch.ones(4, 1, 4, 4)), target_term(None))
+    for weight in (1.0, 1e-3):
+        torch.testing.assert_close(target_term(torch.full((4, 1, 4, 4), weight)), target_term(None))
     torch.testing.assert_close(target_term(left), mse(found[..., :2], batch.target.wanted[..., :2]))
     assert target_term(torch.zeros(4, 1, 4, 4)).item() == 0
 

@@ -42,15 +42,33 @@ def test_every_timestep_is_found_again_from_its_sigma(process):
     sigmas = process.sigmas.float()
 
     assert process.timestep(sigmas).tolist() == list(range(1000))
+    assert process.timestep(sigmas[700]).tolist() == 700
+    coarse = sigmas.bfloat16()
+    assert torch.equal(process.timestep(coarse), process.timestep(coarse.double()))
 
 
 def test_the_clean_input_is_x0_after_the_scaling_of_the_network():
     x0 = latents(2, 1).double()
-    for process in processes()[:2]:
+    for process in processes():
         x, sigma = process.clean_input(x0)
 
-        torch.testing.assert_close(x / (1 + sigma[:, None, None, None] ** 2).sqrt(), x0)
+        scale = 1.0 if process.kind == "flow" else (1 + sigma[:, None, None, None] ** 2).sqrt()
+        torch.testing.assert_close(x / scale, x0)
         assert process.timestep(sigma).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("process", processes(), ids=lambda process: process.kind)
+def test_latents_keep_their_precision(process):
+    """Noise levels have at least that of float32, whatever the latents have."""
+    x0, noise = latents(2, 1).half(), latents(2, 2).half()
+    sigma = process.sigma(500, x0)
+
+    x = process.noised(x0, noise, sigma)
+
+    assert sigma.dtype == torch.float32
+    assert torch.equal(process.sigma(500, x0.double()), process.sigmas[[500, 500]])
+    for found in (x, process.prediction(x, x0, sigma), process.target(x0, noise, sigma)):
+        assert found.dtype == torch.float16
 
 
 def test_the_schedule_is_the_one_of_stable_diffusion():
@@ -61,6 +79,13 @@ def test_the_schedule_is_the_one_of_stable_diffusion():
 
     assert float(sigmas[0]) == pytest.approx(0.0292, abs=1e-4)
     assert float(sigmas[-1]) == pytest.approx(14.6146, abs=1e-4)
+
+
+def test_two_noise_levels_from_0_are_enough():
+    process = Process("flow", torch.tensor([0.0, 1.0]))
+
+    assert process.timestep(torch.tensor([0.0, 0.9])).tolist() == [0, 1]
+    assert process.sigmas.dtype == torch.float64
 
 
 @pytest.mark.parametrize("sigmas", [[1.0], [1.0, 1.0], [2.0, 1.0], [-1.0, 1.0], [[1.0, 2.0]]])

@@ -120,7 +120,7 @@ def test_stopped_after_each_step_also_those_that_are_not_finite_it_ends_with_the
     data = Dataset(target=Examples(images))
     expected = run(plan, data=data)
 
-    for step in range(1, plan.steps + 1):
+    for step in range(1, plan.optimizer.steps + 1):
         with pytest.raises(Cancelled):
             run(plan, tmp_path, cancel_at(step), data=data)
         assert [path.name for path in checkpoint_files(tmp_path)] == [f"step_{step:06}.safetensors"]

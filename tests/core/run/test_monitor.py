@@ -82,7 +82,7 @@ def test_before_the_first_step_the_base_is_looked_at_also_where_a_lora_is_gone_o
     base = validation_loss(denoiser, watched(data, conditions()), plan.data.batch_size)
     blank = run(plan, data=data, monitor=monitor)
 
-    adapter = filled(inject(denoiser.network, plan.adapter()))
+    adapter = filled(inject(denoiser.network, plan.adapter))
     found = train(denoiser, adapter, data, conditions(), plan, monitor=monitor)
 
     assert found.validation[0] == blank.validation[0] == base

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +128,31 @@ def test_a_damaged_file_alone_is_drawn_again(nodes, output, sampled):
     assert len(list(output.rglob("*"))) == 3 + 4
 
 
+def test_what_is_kept_stays_as_it_is_when_others_are_drawn_again(nodes, output, sampled):
+    """Even where this machine would draw it otherwise."""
+    [first] = draw(nodes)
+    kept, lost, *_ = sorted(output.rglob("*.safetensors"))
+    nodes("domaingallery_core.data.latent_cache").LatentCache(kept.parent).write(0, first[0] + 1, 2)
+    content = kept.read_bytes()
+    lost.unlink()
+
+    [again] = draw(nodes)
+
+    assert torch.equal(again[0], first[0] + 1) and torch.equal(again[1:], first[1:])
+    assert kept.read_bytes() == content and lost.exists()
+
+
+def test_images_that_are_not_finite_are_refused_and_not_kept(nodes, output):
+    model, key = tiny_model(), "diffusion_model.out.2.weight"
+    broken = torch.full(model.model.state_dict()[key].shape, float("nan"))
+    model.add_patches({key: ("diff", (broken,))})
+
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match="latents that are not finite"):
+        draw(nodes, model)
+
+    assert not list(output.rglob("*.safetensors"))
+
+
 def test_a_flipped_bit_is_noticed(nodes, output, sampled, caplog):
     [first] = draw(nodes)
     file = sorted(output.rglob("*.safetensors"))[1]
@@ -239,16 +266,92 @@ def test_each_category_has_its_batch(nodes, output):
     assert not torch.equal(*both)
 
 
-def test_the_batch_fits_the_memory(nodes, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_batch_fits_the_memory(nodes, monkeypatch, device):
+    """On a GPU, room is left for the weights that are not there yet, and for what the host keeps free."""
     source, model = nodes("nodes.data.source_images"), tiny_model()
+    management = source.comfy.model_management
     latents = torch.zeros(100, 4, 64, 64)
     one = model.memory_required([2, 4, 64, 64])
+    monkeypatch.setattr(management, "is_device_cpu", lambda _: device == "cpu")
+    monkeypatch.setattr(management, "minimum_inference_memory", lambda: 3 * one)
+    monkeypatch.setattr(model, "model_size", lambda: 5 * one)
+    monkeypatch.setattr(model, "loaded_size", lambda: 2 * one)
+    taken = 0 if device == "cpu" else (5 - 2 + 3) * one
     sizes = []
-    for images in (0.5, 1, 3.5, 8, 1000):
-        monkeypatch.setattr(source.comfy.model_management, "get_free_memory", lambda _, n=images: n * one)
+    for images in (0.5, 1, 3.5, 7.9, 8, 1000):
+        monkeypatch.setattr(management, "get_free_memory", lambda _, n=images: n * one + taken)
         sizes.append(source.fitting_batch(model, latents))
 
-    assert sizes == [1, 1, 2, 8, 16]
+    assert sizes == [1, 1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [("SD15", (2, 4, 8, 9)), ("SC_B", (2, 4, 16, 18)), ("HunyuanVideo", (2, 16, 1, 8, 9))],
+)
+def test_latents_have_the_form_of_the_model(nodes, form, shape):
+    """Models of videos draw one frame."""
+    model = tiny_model(latent_format=getattr(host_module("comfy.latent_formats"), form))
+
+    latents = nodes("nodes.data.source_images").empty_latents(model, 2, width=72, height=64)
+
+    assert latents.shape == shape and not latents.any()
+
+
+@pytest.fixture
+def updates(nodes, monkeypatch) -> list[tuple]:
+    """Return what is shown of the progress: done, total, text and preview. A step takes a minute."""
+    source, seen, minutes = nodes("nodes.data.source_images"), [], itertools.count()
+
+    class Watched(source.Progress):
+        def update(self, done, text, preview=None):
+            seen.append((done, self.total, text, preview))
+            super().update(done, text)
+
+    previewer = SimpleNamespace(decode_latent_to_preview_image=lambda form, x0: f"{form} of {len(x0)}")
+    monkeypatch.setattr(source, "Progress", Watched)
+    monkeypatch.setattr(source, "time", SimpleNamespace(perf_counter=lambda: 60.0 * next(minutes)))
+    monkeypatch.setattr(source.latent_preview, "get_previewer", lambda *_: previewer)
+    return seen
+
+
+def test_it_shows_how_far_it_is_how_long_it_takes_and_what_is_drawn(nodes, output, updates):
+    """Over all categories; of each batch, the picture is shown that is finished."""
+    face, house = tiny_prompts(nodes), replace(tiny_prompts(nodes), category="house", source=conditioning(9))
+
+    draw(nodes, prompts=replace(face, more=(house,)), count=3)
+
+    texts = [
+        "1 of 3 images, 2 min 00 s left",
+        "2 of 3 images, 60 s left",
+        "2 of 3 images, 36 s left",
+        "3 of 3 images, 0 s left",
+    ]
+    previews = [None, "JPEG of 2", None, "JPEG of 1"]
+    done = [2, 4, 5, 6, 8, 10, 11, 12]
+    assert updates == list(zip(done, 8 * [12], 2 * texts, 2 * previews, strict=True))
+
+
+def test_what_is_kept_takes_no_time(nodes, output, updates):
+    draw(nodes, count=2)
+    updates.clear()
+
+    draw(nodes, count=3)
+
+    assert [(done, text) for done, _, text, _ in updates] == [
+        (4, "2 of 3 images, kept from before"),
+        (5, "2 of 3 images, 60 s left"),
+        (6, "3 of 3 images, 0 s left"),
+    ]
+
+
+def test_a_sampler_that_takes_more_steps_does_not_draw_more_images(nodes, output, updates):
+    draw(nodes, count=1, sampler_name="dpm_adaptive")
+
+    assert len(updates) > 2
+    assert {done for done, *_ in updates} == {1, 2}
+    assert {text for _, _, text, _ in updates[1:]} == {"1 of 1 images, 0 s left"}
 
 
 def test_parts_of_other_families_are_named(nodes, output):

@@ -36,6 +36,21 @@ def test_lora_hooks_of_single_conditionings(nodes, model, prompts, mode, where):
     assert all(torch.equal(weight, before[name]) for name, weight in model.model.state_dict().items())
 
 
+def test_a_lora_of_the_base_takes_the_model_whose_weights_can_be_patched(nodes, model, prompts):
+    """The host has a second MODEL for this where it loads weights as they are needed."""
+    second, loading = model.clone(), model.clone()
+    second.model_options["second"] = True
+    loading.is_dynamic, loading.get_non_dynamic_delegate = lambda: True, second.clone
+    hooks, _ = lora_hooks()
+
+    taken = [
+        "second" in patched(nodes, loading, mode="VN-N", enhancement=STRENGTH, base=base).model_options
+        for base in (prompts.source, with_values(prompts.source, hooks=hooks))
+    ]
+
+    assert taken == [False, True]
+
+
 def thin_control(strength=1.0):
     """Return a ControlNet that adds a constant to the middle block."""
     base = host_module("comfy.controlnet").ControlBase

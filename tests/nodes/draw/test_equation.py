@@ -13,6 +13,7 @@ OFF = [
     {"mode": "none", "enhancement": 0.7},
     {"mode": "VN-N", "enhancement": 0.0},
     {"mode": "V-uncond", "enhancement": 0.7, "end_percent": 0.0},
+    {"mode": "V-uncond", "enhancement": 0.7, "start_percent": 1.0},
 ]
 
 
@@ -206,13 +207,13 @@ def test_it_acts_from_start_to_end(nodes, model, prompts):
     )
     to_sigma = model.get_model_object("model_sampling").percent_to_sigma
     rows = {}
-    for percent in (0.2, 0.31, 0.45, 0.59, 0.7):
+    for percent in (0.2, 0.3, 0.45, 0.6, 0.7):
         sigma = float(to_sigma(percent))
         stock[percent], _ = predict(model, prompts.target, prompts.empty, cfg=3.0, sigma=sigma)
         found, rows[percent] = predict(enhanced, prompts.target, prompts.empty, cfg=3.0, sigma=sigma)
         assert torch.equal(found, stock[percent]) == (percent in (0.2, 0.7))
 
-    assert rows == {0.2: [2], 0.31: [3], 0.45: [3], 0.59: [3], 0.7: [2]}
+    assert rows == {0.2: [2], 0.3: [3], 0.45: [3], 0.6: [3], 0.7: [2]}
 
 
 def test_rescaling_brings_the_contrast_back(nodes, model, prompts):

@@ -75,25 +75,27 @@ def test_rows_that_are_evaluated_apart_are_completed(nodes, model, prompts):
     assert rows == [3, 1]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_rows_that_are_not_recognised_are_evaluated_again(nodes, model, prompts, mode):
-    """A hook that evaluates copies of the conditionings, as context windows do: right, but in two batches."""
-    samplers = host_module("comfy.samplers")
+def evaluate_copies(args):
+    """Evaluate copies of the conditionings, as context windows do."""
+    copies = [list(cond) for cond in args["conds"]]
+    return host_module("comfy.samplers").calc_cond_batch(
+        args["model"], copies, args["input"], args["sigma"], args["model_options"]
+    )
 
-    def evaluate(args):
-        copies = [list(cond) for cond in args["conds"]]
-        return samplers.calc_cond_batch(
-            args["model"], copies, args["input"], args["sigma"], args["model_options"]
-        )
 
-    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts)
+@pytest.mark.parametrize(
+    ("mode", "rescale", "expected"), [("V-uncond", 0.0, 2), ("VN-N", 0.0, 2), ("V-uncond", 0.5, 3)]
+)
+def test_rows_that_are_not_recognised_are_evaluated_again(nodes, model, prompts, mode, rescale, expected):
+    """All that the enhancement and its rescaling read, right, but in two batches."""
+    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts, rescale=rescale)
     plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
-    enhanced.set_model_sampler_calc_cond_batch_function(evaluate)
+    enhanced.set_model_sampler_calc_cond_batch_function(evaluate_copies)
 
     found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
 
     close(found, plain)
-    assert rows == [2, 2]
+    assert rows == [2, expected]
 
 
 def test_a_model_is_left_as_it_was(nodes, model, prompts):
@@ -141,6 +143,58 @@ def test_beside_patches_of_attention_the_base_is_evaluated_apart_as_a_negative(n
     direction = b - negative if mode == "V-uncond" else positive - b
     close(plain, negative + 3.0 * (positive - negative))
     close(found, plain + 3.0 * 0.7 * direction)
+
+
+def test_beside_patches_of_attention_rows_are_evaluated_again_one_by_one(nodes, model, prompts):
+    """Such patches never get rows that are neither positive nor negative, whoever evaluates these."""
+    seen: list[list[int]] = []
+    both = two_rows_alone(model, seen)
+    enhanced = patched(nodes, both, mode="V-uncond", enhancement=0.7, prompts=prompts)
+    plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+    enhanced.set_model_sampler_calc_cond_batch_function(evaluate_copies)
+    seen.clear()
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(found, plain)
+    assert rows == [2, 1, 1] and {tuple(each) for each in seen} == {(1, 0), (1,)}
+
+
+def test_beside_other_patches_the_base_stays_in_the_batch(nodes, model, prompts):
+    """FreeU and its like change what all rows have in common."""
+    other = model.clone()
+    other.set_model_output_block_patch(lambda h, skip, options: (1.1 * h, skip))
+    stock, _ = predict(other, prompts.target, prompts.empty, cfg=3.0)
+    enhanced = patched(nodes, other, mode="VN-N", enhancement=0.7, prompts=prompts)
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(found - stock, 3.0 * 0.7 * (alone(other, prompts.target) - alone(other, prompts.source)))
+    assert rows == [3]
+
+
+def test_wrappers_of_other_packs_around_sampling_are_kept(nodes, model, prompts):
+    """Whether these have a name or not, and hang on the MODEL or on its options."""
+    extension, calls = host_module("comfy.patcher_extension"), []
+
+    def wrapper(executor, *args, **options):
+        calls.append(1)
+        return executor(*args, **options)
+
+    plain, _ = predict(
+        patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts),
+        prompts.target, prompts.empty, cfg=3.0,
+    )  # fmt: skip
+    wrapped = model.clone()
+    kind = extension.WrappersMP.OUTER_SAMPLE
+    wrapped.add_wrapper(kind, wrapper)
+    wrapped.add_wrapper_with_key(kind, "another pack", wrapper)
+    extension.add_wrapper(kind, wrapper, wrapped.model_options, is_model_options=True)
+    enhanced = patched(nodes, wrapped, mode="VN-N", enhancement=0.7, prompts=prompts)
+
+    found, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    assert torch.equal(found, plain) and len(calls) == 3
 
 
 def alone_as(model, conditioning, number):
