@@ -446,7 +446,7 @@ def program(arguments, rest, host):
         return ["-m", "tools.demo", "--output", output, "--host", host, "--seed", arguments.seed]
     if arguments.command == "serve":
         port = [] if arguments.port is None else ["--port", arguments.port]
-        return ["-m", "tools.serve", "--host", host, *port]
+        return ["-m", "tools.host.serve", "--host", host, *port]
     return ["-m", "pytest", *rest]
 
 

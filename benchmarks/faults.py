@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.unet_denoiser import find_host
 from tests.nodes.faults.injection import FAULTS  # before the host's own `tests` can be found
-from tools.load_pack import load_pack
+from tools.host.load_pack import load_pack
 
 #: So many runs in a row are disturbed at most.
 MOST_IN_A_ROW = 3

@@ -17,7 +17,7 @@ import torch
 
 import tests.nodes.fuzz.values  # noqa: F401  before the host's own `tests` can be found
 from benchmarks.unet_denoiser import find_host
-from tools.load_pack import load_pack
+from tools.host.load_pack import load_pack
 
 #: A training takes a hundred times as long as a look at options; so many cases of it for one of others.
 SLOW = {"DomainGalleryErase": 0.4, "DomainGalleryTrain": 0.4, "DomainGalleryPersonalize": 0.4,

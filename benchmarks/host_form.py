@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.reference import GUIDANCE_SCALE, Reference
-from tools.load_pack import load_pack
+from tools.host.load_pack import load_pack
 
 MODEL_TYPES = {"epsilon": "EPS", "v_prediction": "V_PREDICTION"}
 

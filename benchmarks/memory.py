@@ -34,7 +34,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.random_model import random_model
 from benchmarks.unet_denoiser import find_host
-from tools.load_pack import ROOT, load_pack
+from tools.host.load_pack import ROOT, load_pack
 
 LIMIT = 1.15
 MIB = 2**20

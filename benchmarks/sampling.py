@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.random_model import random_model
 from benchmarks.unet_denoiser import find_host
-from tools.load_pack import load_pack
+from tools.host.load_pack import load_pack
 
 STOCK = ("KSampler", "plain guidance")
 PROMPTS = ("target", "source", "bare", "empty")

@@ -20,7 +20,7 @@ from PIL import Image
 from domaingallery_core.sketchbook.classifier import HEADS, Classifier
 from domaingallery_core.sketchbook.weights import PATH, Weights
 from domaingallery_core.sketchbook.world import Picture, sample
-from tools.load_pack import load_pack
+from tools.host.load_pack import load_pack
 
 SHOWN = {"colour": ("plain", "pastel", "comic", "pixel")}  # styles in which the attribute can be seen
 

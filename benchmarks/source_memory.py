@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from benchmarks.unet_denoiser import find_host
-from tools.host_process import PACK, HostProcess
+from tools.host.process import PACK, HostProcess
 
 LIMIT = 1.3e9
 CASES = ((1000, 512), (200, 1024))

@@ -23,8 +23,8 @@ from typing import Any
 from safetensors import safe_open
 
 from benchmarks.unet_denoiser import find_host
-from tools.host_client import Interrupted, PromptError
-from tools.host_process import HostError, HostProcess
+from tools.host.client import Interrupted, PromptError
+from tools.host.process import HostError, HostProcess
 
 Prompt = dict[str, dict[str, Any]]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gallery import Failure, check_host
-from tools.host_process import HostProcess
+from tools.host.process import HostProcess
 
 
 def pytest_configure() -> None:

@@ -77,7 +77,9 @@ def test_every_command_exists_with_its_options():
     commands = re.findall(r"python3? (-m )?([\w./]+)((?: (?:--)?[\w.]+)*)", text_in())
     assert len(commands) >= 8
     for module, name, arguments in commands:
-        source = (PACK / (name.replace(".", "/") + ".py" if module else name)).read_text("utf-8")
+        place = PACK / (name.replace(".", "/") if module else name)
+        path = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
+        source = path.read_text("utf-8")
         words = [] if module else arguments.split()[:1]  # what gallery.py is told to do
         for word in [*words, *re.findall(r"--\w+", arguments)]:
             assert f'"{word}"' in source, f"{name} {word}"

@@ -1,6 +1,6 @@
 """A small classifier of the sketchbook's world: what a picture shows, for measuring what a model draws.
 
-It is trained on renders (tools/train_classifier.py) and never on a model's pictures; its accuracy on
+It is trained on renders (tools/make/train_classifier.py) and never on a model's pictures; its accuracy on
 renders that it has not seen stands in the file's metadata.
 """
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from domaingallery_core.files.lora import load_lora
-from tools.host_client import Event, Interrupted, PromptError
+from tools.host.client import Event, Interrupted, PromptError
 
 Prompt = dict[str, dict[str, Any]]
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.nodes.test_real_host import Prompt, graph, node
-from tools.host_client import Event, Interrupted, PromptError
+from tools.host.client import Event, Interrupted, PromptError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.nodes.test_real_host import node
-from tools.host_client import Event, Interrupted, PromptError
+from tools.host.client import Event, Interrupted, PromptError
 
 LORA = "sketchbook_cyanotype.safetensors"
 LIMITS = {"start_percent": 0.1, "end_percent": 0.9, "rescale": 0.3}

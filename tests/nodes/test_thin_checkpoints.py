@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.nodes.thin import write_checkpoint
-from tools.graphs import workflow_to_api
-from tools.make_workflows import SHORT, make_workflows
+from tools.host.graphs import workflow_to_api
+from tools.make.workflows import SHORT, make_workflows
 
 ATTENTION = "transformer_blocks_0_attn1_to_out_0"
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.nodes.test_real_host import graph, node, run_options
-from tools.host_client import PromptError
+from tools.host.client import PromptError
 
 
 def change(at, **inputs):

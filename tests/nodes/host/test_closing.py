@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from tests.nodes.test_real_host import graph
-from tools.host_client import Interrupted
-from tools.host_process import HostError, HostProcess
+from tools.host.client import Interrupted
+from tools.host.process import HostError, HostProcess
 
 
 def training():

@@ -12,9 +12,9 @@ from PIL import Image
 
 from domaingallery_core.sketchbook.things import CATEGORIES
 
-from .graphs import Prompt, find_by_title, workflow_to_api
-from .host_client import Event, HostClient, Outputs
-from .make_workflows import FOLDER, WORKFLOWS
+from ..host.client import Event, HostClient, Outputs
+from ..host.graphs import Prompt, find_by_title, workflow_to_api
+from ..make.workflows import FOLDER, WORKFLOWS
 from .measure import LEAST, MODES, Pictures, Scenarios
 from .prompts import Changes, changed, derived_seed, only, seeded, variant_id, variants
 from .sheet import Row

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from gallery import PACK, bytecode_folder
 
 if TYPE_CHECKING:
-    from .host_client import HostClient
+    from .client import HostClient
 
 LOOPBACK = "127.0.0.1"
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -158,7 +158,7 @@ class HostProcess:
 
     @cached_property
     def client(self) -> HostClient:
-        from .host_client import HostClient
+        from .client import HostClient
 
         return HostClient(self.address, log=self.log)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gallery import PACK
 
-from .host_process import HostError, HostProcess, free_port, port_is_free, stop_on_terminate
+from .process import HostError, HostProcess, free_port, port_is_free, stop_on_terminate
 
 USUAL_PORT = 8188  # ComfyUI's own
 BASE = PACK / "gallery-serve"
@@ -60,7 +60,7 @@ def serve(host: str, port: int | None, base: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="tools.serve")
+    parser = argparse.ArgumentParser(prog="tools.host.serve")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int)
     parser.add_argument("--base", type=Path, default=BASE)

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from .graphs import GraphError, Prompt, find_by_title, set_by_title
+from ..host.graphs import GraphError, Prompt, find_by_title, set_by_title
 
 Changes = dict[str, dict[str, Any]]  # node title -> inputs
 

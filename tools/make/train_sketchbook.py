@@ -1,4 +1,4 @@
-"""Train the sketchbook model from nothing: python -m tools.train_sketchbook --host COMFYUI --state DIR
+"""Train the sketchbook model from nothing: python -m tools.make.train_sketchbook --host COMFYUI --state DIR
 --steps N
 
 Resumable: run it again with the same state folder. The learning rate is constant and falls to zero over
@@ -24,9 +24,9 @@ from torch.multiprocessing.spawn import spawn
 
 from domaingallery_core.sketchbook.world import PRIOR, Picture, render, sample
 
-from .load_pack import load_pack
+from ..host.load_pack import load_pack
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def load_builder(host: Path):

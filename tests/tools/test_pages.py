@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from gallery import PACK
-from tools.page import chromium, open_page, open_template, run_template
+from tools.host.page import chromium, open_page, open_template, run_template
 
 TEMPLATES = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
 

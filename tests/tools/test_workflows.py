@@ -10,10 +10,10 @@ from itertools import combinations, pairwise
 import pytest
 
 from gallery import HOST_VERSION, PACK
-from tools.graphs import widget_slots, workflow_to_api
-from tools.make_workflows import FOLDER, SHORT, WORKFLOWS, make_workflows, pack_version
-from tools.workflow_graph import Graph, GraphError
-from tools.workflow_parts import DOMAIN_LORA
+from tools.host.graphs import widget_slots, workflow_to_api
+from tools.make.workflow_graph import Graph, GraphError
+from tools.make.workflow_parts import DOMAIN_LORA
+from tools.make.workflows import FOLDER, SHORT, WORKFLOWS, make_workflows, pack_version
 
 LORAS = PACK / "domaingallery_core" / "sketchbook" / "loras"
 NOTES = {"Note", "MarkdownNote"}
@@ -37,7 +37,7 @@ def test_the_files_are_what_their_description_makes(info):
     made = make_workflows(info)
 
     for name, text in made.items():
-        assert (FOLDER / f"{name}.json").read_bytes() == text.encode(), f"run tools.make_workflows for {name}"
+        assert (FOLDER / f"{name}.json").read_bytes() == text.encode(), f"run tools.make.workflows for {name}"
     assert {path.stem for path in FOLDER.glob("*.json")} == set(made)
 
 

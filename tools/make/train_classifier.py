@@ -1,4 +1,4 @@
-"""Train the classifier of the sketchbook's world on renders: python -m tools.train_classifier [--steps N]
+"""Train the classifier of the sketchbook's world on renders: python -m tools.make.train_classifier
 
 Writes `domaingallery_core/sketchbook/classifier.safetensors` with its accuracy on held-out renders in the
 metadata.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tools.graphs import GraphError, set_by_title, widget_slots, workflow_to_api
+from tools.host.graphs import GraphError, set_by_title, widget_slots, workflow_to_api
 
 INFO: dict[str, Any] = {
     "Source": {"input": {"required": {"width": ["INT", {"default": 4}]}}, "display_name": "A Source"},

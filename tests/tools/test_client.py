@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from gallery import PACK
-from tools.host_client import Event, HostClient, HostError, Interrupted, PromptError
-from tools.host_process import HostProcess, free_port, has_accelerator, mount, port_is_free, unmount
-from tools.serve import chosen_port
+from tools.host.client import Event, HostClient, HostError, Interrupted, PromptError
+from tools.host.process import HostProcess, free_port, has_accelerator, mount, port_is_free, unmount
+from tools.host.serve import chosen_port
 
 
 def wait(**inputs: object) -> dict:
@@ -255,7 +255,7 @@ def test_no_driver_means_no_accelerator(monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="a process cannot send Ctrl-C to another there")
 def test_serve_lists_the_hosts_models_and_ends_with_ctrl_c(host_path, tmp_path):
-    command = [sys.executable, "-m", "tools.serve", "--host", host_path, "--base", tmp_path]
+    command = [sys.executable, "-m", "tools.host.serve", "--host", host_path, "--base", tmp_path]
     server = subprocess.Popen(command, cwd=PACK, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert server.stdout is not None
     address = ""

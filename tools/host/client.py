@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import aiohttp
 
-from .host_process import COLOURS, HostError, HostProcess
+from .process import COLOURS, HostError, HostProcess
 
 __all__ = [
     "Event",

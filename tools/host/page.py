@@ -1,5 +1,5 @@
 """Show a template on the host's page and picture it once it has run:
-python -m tools.page --host COMFYUI "01 teach a domain" teach.png
+python -m tools.host.page --host COMFYUI "01 teach a domain" teach.png
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def fit_view(page: Any) -> None:
 
 
 def main() -> None:
-    from .host_process import HostProcess
+    from .process import HostProcess
 
-    parser = argparse.ArgumentParser(prog="tools.page", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tools.host.page", description=__doc__)
     parser.add_argument("--host", required=True, help="folder of ComfyUI")
     parser.add_argument("template", help="name of a workflow, without .json")
     parser.add_argument("picture", type=Path, help="file for the screenshot")

@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from tools import demo, scenarios
-from tools.graphs import GraphError
-from tools.make_workflows import SHORT, WORKFLOWS, make_workflows
-from tools.measure import MODES, Pictures, Scenarios, shares
-from tools.prompts import derived_seed, only, seeded, variant_id, variants
-from tools.sheet import make_sheet, make_thumbnail, plot_losses, smoothed
-from tools.terminal import Terminal, clock
-from tools.workflow_parts import DOMAIN
+from tools.demo import __main__ as demo
+from tools.demo import scenarios
+from tools.demo.measure import MODES, Pictures, Scenarios, shares
+from tools.demo.prompts import derived_seed, only, seeded, variant_id, variants
+from tools.demo.sheet import make_sheet, make_thumbnail, plot_losses, smoothed
+from tools.demo.terminal import Terminal, clock
+from tools.host.graphs import GraphError
+from tools.make.workflow_parts import DOMAIN
+from tools.make.workflows import SHORT, WORKFLOWS, make_workflows
 
 # ---------------------------------------------------------------- prompts
 
@@ -210,7 +211,7 @@ def tiny(host, tmp_path, monkeypatch):
     monkeypatch.setattr(scenarios, "LEAST", 5)
     monkeypatch.setattr(scenarios, "EACH", 1)
     monkeypatch.setattr(scenarios, "EACH_OF_ALL", 1)
-    monkeypatch.setattr("tools.measure.LEAST", 5)
+    monkeypatch.setattr("tools.demo.measure.LEAST", 5)
     monkeypatch.setattr(demo, "HostProcess", lambda *_, **__: Borrowed(host))
     monkeypatch.setattr(demo, "FOLDER", folder)
     monkeypatch.setattr(demo, "PACK", tmp_path)

@@ -16,14 +16,14 @@ from domaingallery_core.errors import DomainGalleryError
 from domaingallery_core.sketchbook.classifier import Classifier
 from gallery import PACK
 
-from .host_client import HostClient, Interrupted, PromptError
-from .host_process import HostError, HostProcess, stop_on_terminate
-from .make_workflows import FOLDER, pack_version
+from ..host.client import HostClient, Interrupted, PromptError
+from ..host.process import HostError, HostProcess, stop_on_terminate
+from ..make.workflow_parts import DOMAIN, DOMAIN_LORA
+from ..make.workflows import FOLDER, pack_version
 from .measure import shares
 from .scenarios import TAUGHT, Demo
 from .sheet import make_sheet, make_thumbnail, plot_losses
 from .terminal import Terminal
-from .workflow_parts import DOMAIN, DOMAIN_LORA
 
 TITLE = "A domain taught by ten images, and what it draws"
 SHIPPED_LORA = PACK / "domaingallery_core" / "sketchbook" / "loras" / DOMAIN_LORA

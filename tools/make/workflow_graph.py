@@ -9,7 +9,7 @@ from typing import Any
 
 from gallery import HOST_VERSION
 
-from .graphs import WIDGET_TYPES, GraphError, Workflow, widget_slots
+from ..host.graphs import WIDGET_TYPES, GraphError, Workflow, widget_slots
 from .workflow_layout import Group, frame
 
 PACK_PREFIX = "DomainGallery"

@@ -1,4 +1,4 @@
-"""Write workflows/*.json from their descriptions: python -m tools.make_workflows --host COMFYUI
+"""Write workflows/*.json from their descriptions: python -m tools.make.workflows --host COMFYUI
 
 All numbers for the demo model are in `DEMO`; the workflows are described in workflows_that_train.py and
 workflows_that_draw.py, the notes are in workflow_notes.py.
@@ -83,9 +83,9 @@ def make_workflows(info: dict[str, Any], numbers: Numbers = DEMO) -> dict[str, s
 
 
 def main() -> None:
-    from .host_process import HostProcess
+    from ..host.process import HostProcess
 
-    parser = argparse.ArgumentParser(prog="tools.make_workflows", description="Write workflows/*.json.")
+    parser = argparse.ArgumentParser(prog="tools.make.workflows", description="Write workflows/*.json.")
     parser.add_argument("--host", required=True, help="folder of ComfyUI, which tells the nodes' inputs")
     with HostProcess(parser.parse_args().host, cpu=True) as host:
         made = make_workflows(host.client.object_info())
