@@ -12,7 +12,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import PurePath
 from typing import Any
 
@@ -158,11 +158,7 @@ class _Hasher:
         ):
             owner = getattr(value, "__self__", None)
             return _digest("builtin", _name(value), self.of(owner))
-        if is_dataclass(value):
-            held: Any = {f.name: getattr(value, f.name) for f in fields(value)}
-        else:
-            held = _attributes(value)
-        return _digest("object", self.of(type(value)), self.of(held))
+        return _digest("object", self.of(type(value)), self.of(_attributes(value)))
 
     def _class(self, kind: type) -> bytes:
         """Return the hash of a class: all that it derives from, by name; its code if a function made it."""
@@ -189,13 +185,10 @@ def _attributes(value: Any) -> dict[str, Any]:
         raise TypeError(
             f"Expected values, tensors, modules and code to hash, got a {type(value).__qualname__}."
         )
-    slots = [name for kind in kinds for name in _names(getattr(kind, "__slots__", ()))]
-    held = {name: getattr(value, name) for name in slots if hasattr(value, name) and name != "__weakref__"}
+    parts = [pair for kind in kinds for pair in vars(kind).items()]
+    slots = [name for name, part in parts if isinstance(part, types.MemberDescriptorType)]
+    held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     return held | getattr(value, "__dict__", {})
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _is_filled(cell: types.CellType) -> bool:

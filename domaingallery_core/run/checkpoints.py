@@ -42,7 +42,7 @@ class Checkpoint:
     step: int
     identity: dict[str, Any]
     tensors: dict[str, Tensor]
-    numbers: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[str, Any]
 
 
 @dataclass(slots=True)

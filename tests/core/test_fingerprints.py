@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+import weakref
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 from toys import conditions, latents, network
 
+from domaingallery_core import fingerprints
 from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.fingerprints import fingerprint, tensors_hash
 from domaingallery_core.run.identity import differences
@@ -72,7 +74,14 @@ def test_another_process_finds_the_same_hash():
     assert found.stdout.strip() == fingerprint({"numbers": [1, 2.5, True, None], "set": {"a", "b", "c"}})
 
 
-@pytest.mark.parametrize("value", [threading.Lock(), iter([1]), object(), [{"a": (x for x in "ab")}]])
+class Unknown(torch.Tensor):
+    """Be a tensor of which nobody knows what else it holds."""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [threading.Lock(), iter([1]), object(), [{"a": (x for x in "ab")}], torch.ones(2).as_subclass(Unknown)],
+)
 def test_what_cannot_be_told_has_no_hash(value):
     with pytest.raises(TypeError, match="to hash, got a"):
         fingerprint(value)
@@ -83,8 +92,27 @@ def test_an_open_file_has_no_hash(tmp_path):
         fingerprint({"file": file})
 
 
+def test_what_has_too_many_parts_has_no_hash(monkeypatch):
+    monkeypatch.setattr(fingerprints, "MOST_PARTS", 10)
+
+    assert fingerprint([[] for _ in range(9)])
+    with pytest.raises(TypeError, match="at most 10 parts to hash, got more"):
+        fingerprint([[] for _ in range(10)])
+
+
 def scaled(by, also=None):
     return lambda x: x * by + (also or 0)
+
+
+def unfinished(by):
+    """Return a function that refers to what is never set."""
+
+    def patch(x):
+        return x * by + later
+
+    if by is None:
+        later = 1
+    return patch
 
 
 class Scale:
@@ -97,11 +125,61 @@ class Scale:
         return x * self.by
 
 
+class Slotted:
+    """Hold what it holds in slots, one of them empty."""
+
+    __slots__ = ("__by", "__weakref__", "empty")
+
+    def __init__(self, by):
+        self.__by = by
+
+
+class SlottedMore(Slotted):
+    """Hold one thing more, in a slot that is named without a tuple."""
+
+    __slots__ = "more"
+
+    def __init__(self, by, more):
+        super().__init__(by)
+        self.more = more
+
+
+@dataclass
+class Options:
+    """Be a dataclass, on which code may put other things as well."""
+
+    by: int
+
+    def also(self, value):
+        self.value = value
+        return self
+
+
+class Packed(torch.Tensor):
+    """Hold its values as another tensor and a number, as quantized weights do."""
+
+    @classmethod
+    def of(cls, inner, scale):
+        packed = torch.zeros(2).as_subclass(cls)
+        packed.inner, packed.scale = torch.tensor(inner), scale
+        return packed
+
+    def __tensor_flatten__(self):
+        return ["inner"], {"scale": self.scale}
+
+
 def local_class(base, method=None):
     return type("Local", (base,), {"__qualname__": "local_class.<locals>.Local", "run": method})
 
 
-def test_code_counts_by_what_it_does_and_has_closed_over():
+def patch_of(module):
+    """Return a class as a module of a host's pack defines it."""
+    return type("Patch", (), {"__module__": module})
+
+
+def test_code_and_objects_count_by_what_they_do_and_hold():
+    referred = [Plain(1), Plain(1), Plain(2)]
+    to_one, to_the_same, to_two = map(weakref.ref, referred)
     same = [
         (scaled(2), scaled(2)),
         (Scale(2), Scale(2)),
@@ -110,6 +188,13 @@ def test_code_counts_by_what_it_does_and_has_closed_over():
         (scaled(torch.ones(2)), scaled(torch.ones(2))),
         (scaled({"by": [1]}), scaled({"by": [1]})),
         (local_class(int, lambda self: 1), local_class(int, lambda self: 1)),
+        (local_class(int, property(lambda self: 1)), local_class(int, property(lambda self: 1))),
+        (unfinished(2), unfinished(2)),
+        (to_one, to_the_same),
+        (Slotted(2), Slotted(2)),
+        (Options(2).also(1), Options(2).also(1)),
+        (Packed.of([1, 2], 0.5), Packed.of([1, 2], 0.5)),
+        (patch_of("a_pack.blur"), patch_of("custom_nodes/a_pack-main.blur")),
     ]
     others = [
         (scaled(2), scaled(3)),
@@ -126,6 +211,19 @@ def test_code_counts_by_what_it_does_and_has_closed_over():
         (Colour.RED, Colour.BLUE),
         (np.float32(1), np.float64(1)),
         (Listed([1], 2), Listed([1], 3)),
+        (local_class(int, staticmethod(lambda: 1)), local_class(int, staticmethod(lambda: 2))),
+        (local_class(int, property(lambda self: 1)), local_class(int, property(lambda self: 2))),
+        (unfinished(2), unfinished(3)),
+        (to_one, to_two),
+        (Slotted(2), Slotted(3)),
+        (SlottedMore(2, 3), SlottedMore(2, 4)),
+        (SlottedMore(2, 3), SlottedMore(3, 3)),
+        (Options(2), Options(3)),
+        (Options(2).also(1), Options(2).also(2)),
+        (Packed.of([1, 2], 0.5), Packed.of([1, 3], 0.5)),
+        (Packed.of([1, 2], 0.5), Packed.of([1, 2], 0.25)),
+        (torch.ones(2, device="meta"), torch.ones(3, device="meta")),
+        (patch_of("a_pack.blur"), patch_of("a_pack.sharpen")),
     ]
 
     for one, other in same:
@@ -159,6 +257,7 @@ def test_objects_that_hold_themselves_have_a_hash():
     assert fingerprint(ring(1, 2, 3)) == fingerprint(ring(1, 2, 3)) != fingerprint(ring(1, 2, 4))
     shared = ring(1, 2)
     assert fingerprint([shared, shared]) == fingerprint([ring(1, 2), ring(1, 2)])
+    assert fingerprint([[shared], shared]) == fingerprint([[ring(1, 2)], ring(1, 2)]), "at whatever depth"
 
 
 def test_what_is_nested_too_deeply_has_no_hash():

@@ -92,6 +92,17 @@ def test_a_file_in_the_place_of_a_folder_is_an_error_that_says_so(tmp_path):
             write_file(tmp_path / "loras" / "a.txt", b"x", replace=replace)
 
 
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_why(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.Path, "mkdir", refuse)
+    with pytest.raises(
+        FileError, match=r"Expected to write 'a\.txt' into '.*loras', got: Permission denied\."
+    ):
+        write_file(tmp_path / "loras" / "a.txt", b"x")
+
+
 def test_a_file_that_is_there_is_not_replaced_unless_asked(tmp_path):
     write_file(tmp_path / "a.txt", b"old")
 
@@ -145,12 +156,22 @@ def test_no_flipped_bit_passes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\0" * 7, b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]", b"\x02\0\0\0\0\0\0\0{}"]
+    ("content", "reason"),
+    [
+        (b"", "its header is cut off"),
+        (b"\0" * 7, "its header is cut off"),
+        (b"\xff" * 64, "its header is cut off"),
+        (b"\x03\0\0\0\0\0\0\0{}", "its header is cut off"),
+        (b"\x02\0\0\0\0\0\0\0{}", "its checksum is another one"),
+        (b"\x02\0\0\0\0\0\0\0[]", ""),
+        (None, "No such file or directory"),
+    ],
 )
-def test_a_file_of_something_else_is_an_error_that_says_so(tmp_path, content):
-    (tmp_path / "a").write_bytes(content)
+def test_a_file_of_something_else_is_an_error_that_says_so(tmp_path, content, reason):
+    if content is not None:
+        (tmp_path / "a").write_bytes(content)
 
-    with pytest.raises(FileError, match="Expected a sound file"):
+    with pytest.raises(FileError, match=rf"Expected a sound file at '.*a', got: {reason}.*\. Remove it\."):
         load_tensors(tmp_path / "a")
 
 

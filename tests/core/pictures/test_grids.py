@@ -34,6 +34,30 @@ def test_each_cell_is_in_its_place(count):
     assert bottom < grid.shape[1] and right < grid.shape[2]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_labels_are_in_the_middle_of_what_they_name(count):
+    cells = [[flat(colour, count, 240, 200) for colour in pair] for pair in (COLOURS[:2], COLOURS[2:])]
+
+    grid = labelled_grid(cells, ["0", "0"], ["0", "0"])[0]
+
+    top, left = (grid == COLOURS[0]).all(-1).nonzero().min(0).values.tolist()
+    ink = (grid - torch.tensor(PAPER) / 255).abs().amax(-1) > 0.5
+    for colour in COLOURS:
+        picture = (grid == colour).all(-1)
+        rows, columns = picture.any(1), picture.any(0)
+        above, beside = ink & columns, ink & rows[:, None]
+        above[top:] = beside[:, left:] = False
+        assert middle(above)[1] == pytest.approx(middle(picture)[1], abs=1)
+        assert middle(above)[0] == pytest.approx(top / 2, abs=1)
+        assert middle(beside)[0] == pytest.approx(middle(picture)[0], abs=1)
+
+
+def middle(pixels):
+    """Return the middle of pixels from top to bottom, and from left to right."""
+    places = pixels.nonzero().float()
+    return ((places.min(0).values + places.max(0).values) / 2).tolist()
+
+
 def test_labels_are_written_beside_and_above():
     grid = labelled_grid([[flat(COLOURS[0])]], ["V-uncond"], ["0.5"])
     plain = labelled_grid([[flat(COLOURS[0])]], ["        "], ["   "])

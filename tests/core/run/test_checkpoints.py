@@ -6,10 +6,10 @@ import logging
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import killed_run
 import pytest
@@ -23,7 +23,7 @@ from domaingallery_core.errors import FileError, InputError
 from domaingallery_core.files import writing as files
 from domaingallery_core.run import checkpoints as checkpoints_module
 from domaingallery_core.run import state, trainer
-from domaingallery_core.run.checkpoints import checkpoint_files, load_checkpoint
+from domaingallery_core.run.checkpoints import Checkpoint, Checkpoints, checkpoint_files, load_checkpoint
 from domaingallery_core.run.monitor import Monitor
 
 SHORT = PLAN.but(steps=8, weights=dict(similarity=0))
@@ -203,6 +203,15 @@ def test_another_plan_dataset_prompt_or_base_is_refused_with_what_differs(tmp_pa
     assert run(SHORT, tmp_path).resumed == 3
 
 
+@pytest.mark.parametrize(("count", "end"), [(6, "f was 1 and is 2"), (8, "f was 1 and is 2; and 2 more")])
+def test_of_many_differences_a_few_are_named_and_the_rest_counted(tmp_path, count, end):
+    first, other = (dict.fromkeys("abcdefgh"[:count], value) for value in (1, 2))
+    Checkpoints(tmp_path, first).save(Checkpoint(1, first, {}, {}))
+
+    with pytest.raises(InputError, match=rf"got another one: a was 1 and is 2; .*; {end}\. Set these back"):
+        Checkpoints(tmp_path, other).load(lambda checkpoint: None)
+
+
 def test_starting_over_replaces_what_is_there(tmp_path):
     with pytest.raises(Cancelled):
         run(SHORT, tmp_path, cancel_at(6))
@@ -335,14 +344,37 @@ def test_after_the_last_step_the_run_is_kept_until_it_is_finished(tmp_path):
     assert result.resumed == SHORT.optimizer.steps and same(result, run(SHORT))
 
 
-def test_a_checkpoint_is_left_every_so_many_seconds_without_being_asked(tmp_path, monkeypatch):
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_checkpoint_that_cannot_be_removed_is_warned_of_and_one_that_is_gone_is_not(
+    tmp_path, monkeypatch, caplog, gone
+):
+    unlink = Path.unlink
+
+    def cannot(path, missing_ok=False):
+        if path.name == "step_000001.safetensors":
+            if not gone:
+                raise PermissionError(13, "Permission denied")
+            unlink(path)  # another program is quicker
+        unlink(path, missing_ok)
+
+    checkpoints = Checkpoints(tmp_path, {})
+    assert checkpoints.save(Checkpoint(1, {}, {}, {}))
+    monkeypatch.setattr(Path, "unlink", cannot)
+    assert checkpoints.save(Checkpoint(2, {}, {}, {}))
+
+    warned = "The checkpoint step_000001.safetensors cannot be removed: Permission denied."
+    assert caplog.messages == ([] if gone else [warned])
+    assert checkpoints.saved == tmp_path / "step_000002.safetensors" and checkpoints.saved.exists()
+
+
+def test_a_checkpoint_is_left_every_three_minutes_without_being_asked(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(checkpoints_module.time, "monotonic", lambda: now[0])
     seen = []
 
     def on_step(event):
         seen.append([path.name for path in checkpoint_files(tmp_path)])
-        now[0] += 100.0
+        now[0] += 90.0
 
     run(SHORT, tmp_path, on_step)
 
@@ -489,7 +521,26 @@ def test_a_checkpoint_is_a_plain_safetensors_file_that_says_what_it_is_of(tmp_pa
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["format"] == "pt"
     assert checkpoint.step == 2 and checkpoint.identity["plan"] == SHORT.to_dict()
-    shutil.copy(path, tmp_path / "other.safetensors")
     (tmp_path / "none.safetensors").write_bytes(b"none")
     with pytest.raises(FileError, match="Expected a sound file"):
         load_checkpoint(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "{",
+        "[]",
+        '{"step": 1, "identity": {}}',
+        '{"step": "1", "identity": {}, "numbers": {}}',
+        '{"step": 1, "identity": [], "numbers": {}}',
+        '{"step": 1, "identity": {}, "numbers": []}',
+    ],
+)
+def test_a_sound_file_of_something_else_is_no_checkpoint(tmp_path, header):
+    metadata = {} if header is None else {checkpoints_module.HEADER: header}
+    files.save_tensors(tmp_path / "a.safetensors", {"weight": torch.ones(2)}, metadata)
+
+    with pytest.raises(FileError, match=r"Expected a checkpoint at '.*a\.safetensors', got: .*Remove it"):
+        load_checkpoint(tmp_path / "a.safetensors")

@@ -209,6 +209,27 @@ def test_a_cancel_in_the_last_decoding_costs_no_lora(nodes, model, dataset, run_
     assert same(result[0], train(nodes, model)[0])
 
 
+def test_only_a_run_that_was_done_is_said_to_be_when_it_is_stopped(nodes, model, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nodes("nodes.train.training"), "train", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train(nodes, model, steps=1)
+    assert "when it was done" not in caplog.text
+
+    cancelled = host_module("comfy.model_management").InterruptProcessingException
+
+    def cancel(*_):
+        raise cancelled
+
+    monkeypatch.setattr(nodes("domaingallery_core.run.checkpoints"), "_remove", cancel)
+    with pytest.raises(cancelled):
+        train(nodes, model, steps=1)
+    assert "The run was stopped when it was done, and is not kept." in caplog.text
+
+
 def test_the_plot_on_the_node_goes_on_where_a_run_was_stopped(nodes, model, cancel_at, monkeypatch):
     live, plotted = nodes("nodes.train.live"), []
     draw_plot = live.plot
