@@ -51,7 +51,7 @@ TESTS = ["tests/core", "tests/nodes"]
 LEFT_OUT = ("real_", "thin_checkpoints", "closing", "faults", "fuzz", "killed")
 LEFT = " and ".join(f"not {name}" for name in LEFT_OUT)
 #: Exit statuses of a trial.
-FAILED, NOT_READ = 3, 4
+FAILED, NOT_READ = 3, 40
 #: At most so many tests, and so many seconds of them, look at a mutant.
 MOST_TESTS, MOST_SECONDS = 60, 10.0
 SWAPS: dict[type, type] = {

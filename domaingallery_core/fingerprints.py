@@ -12,7 +12,6 @@ import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import PurePath
 from typing import Any
 

@@ -15,7 +15,8 @@ from .kinds import KINDS, AdapterConfig, Kind, describe, number
 from .kinds.base import NAME
 
 _ATTENTION = ("attn[12].to_[qkv]", "attn[12].to_out.0")
-#: Named sets of layers, as patterns.
+Named = Mapping[str, tuple[str, ...]]
+#: Named sets of layers, as patterns, with the names of Stable Diffusion's UNets.
 TARGETS: dict[str, tuple[str, ...]] = {
     "attention": _ATTENTION,
     "attention+feedforward": (*_ATTENTION, "ff.net.0.proj", "ff.net.2"),
@@ -25,22 +26,22 @@ TARGETS: dict[str, tuple[str, ...]] = {
 LONGEST = 1000
 
 
-def patterns(targets: str) -> tuple[str, ...]:
-    """Return the patterns that a text stands for: a name in TARGETS, or patterns with commas between them.
+def patterns(targets: str, named: Named = TARGETS) -> tuple[str, ...]:
+    """Return the patterns that a text stands for: a name of some, or patterns with commas between them.
 
     Raises:
         AdapterError: there are none, or too many.
     """
-    found = TARGETS.get(targets) or tuple(targets.replace(",", " ").split())
+    found = named.get(targets) or tuple(targets.replace(",", " ").split())
     if not found or len(targets) > LONGEST:
         raise AdapterError(
-            f"Expected targets to be one of {', '.join(TARGETS)}, or patterns of layer names of at most "
+            f"Expected targets to be one of {', '.join(named)}, or patterns of layer names of at most "
             f"{LONGEST} characters, got {shown(targets)}. Write for example attn2.to_*."
         )
     return found
 
 
-def target_modules(module: nn.Module, targets: str) -> dict[str, nn.Linear]:
+def target_modules(module: nn.Module, targets: str, named: Named = TARGETS) -> dict[str, nn.Linear]:
     """Return the Linear layers that `targets` selects.
 
     A pattern is for the whole name of a layer, or for what follows a dot in it. `*` stands for any
@@ -49,7 +50,7 @@ def target_modules(module: nn.Module, targets: str) -> dict[str, nn.Linear]:
     Raises:
         AdapterError: no layer matches.
     """
-    wanted = patterns(targets)
+    wanted = patterns(targets, named)
     found = {
         name: child
         for name, child in module.named_modules()
@@ -60,7 +61,7 @@ def target_modules(module: nn.Module, targets: str) -> dict[str, nn.Linear]:
     if not found:
         raise AdapterError(
             f"Expected targets to select linear layers of {type(module).__name__}, got none for "
-            f"{shown(targets)}. Use one of {', '.join(TARGETS)}, or patterns of layer names such as "
+            f"{shown(targets)}. Use one of {', '.join(named)}, or patterns of layer names such as "
             "attn2.to_*."
         )
     return found
@@ -89,11 +90,13 @@ class Adapter:
         config: AdapterConfig,
         generator: torch.Generator,
         *,
+        named: Named = TARGETS,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
         """Put an adapter into a module, which changes nothing yet; what is random is from a CPU generator.
 
         Args:
+            named: sets of layers that `config.targets` may name.
             dtype: that of the adapter's weights; other than float32 only for checks in float64.
 
         Raises:
@@ -104,7 +107,7 @@ class Adapter:
                 f"Expected {type(module).__name__} without an adapter, got one that has one already. "
                 "Wait for the other training to end."
             )
-        targets = target_modules(module, config.targets)
+        targets = target_modules(module, config.targets, named)
         for name, layer in targets.items():
             if config.rank > (most := min(layer.in_features, layer.out_features)):
                 raise AdapterError(

@@ -8,11 +8,10 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from comfy.ldm.modules.attention import BasicTransformerBlock
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from comfy.model_patcher import ModelPatcher
-from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from .families import family_of
 
 CHECKPOINTING = ("automatic", "on", "off")
 #: Networks with at least so many weights are trained with gradient checkpointing unless told otherwise.
@@ -31,17 +30,9 @@ def gradient_checkpointing(model: ModelPatcher, setting: str) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        for block in blocks(network):
+        for block in family_of(model).blocks(network):
             stack.enter_context(attribute(block, "forward", _checkpointed(block.forward)))
         yield
-
-
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the parts that are computed again one at a time: small enough to matter, large enough to pay."""
-    if isinstance(network, UNetModel):
-        return [m for m in network.modules() if isinstance(m, (ResBlock, BasicTransformerBlock))]
-    lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
-    return [block for each in lists for block in each]
 
 
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import comfy.conds
-import comfy.lora
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -23,8 +22,8 @@ from ...domaingallery_core.model.denoiser import Condition
 from ...domaingallery_core.model.process import Process
 from ...domaingallery_core.trainables.adapters import ordinary_weights
 from ..sockets import Conditioning
+from .families import family_of
 
-DIFFUSION_MODEL = "diffusion_model."
 # Where the core's name of a condition differs from the host's.
 CORE_NAMES = {"c_crossattn": "context"}
 HOST_NAMES = {core: host for host, core in CORE_NAMES.items()}
@@ -36,6 +35,7 @@ class HostDenoiser:
     def __init__(self, model: ModelPatcher) -> None:
         self.model = model
         self.process = process_of(model)
+        self.family = family_of(model)
         self._options = _transformer_options(model)
 
     def conditions(self, conditionings: Sequence[Conditioning], latents: Tensor) -> list[Condition]:
@@ -77,30 +77,16 @@ class HostDenoiser:
         return self._apply(x, sigma, condition, {})
 
     def features(self, x: Tensor, sigma: Tensor, condition: Condition) -> list[Tensor]:
-        """Return the skip tensors of the UNet's down path, each B C H W; nothing after them is computed.
+        """Return what the family's term of similarity compares, each B C H W.
 
         Raises:
-            InputError: the model has no down path.
+            InputError: the family has nothing of this kind.
         """
-        blocks = getattr(self.model.model.diffusion_model, "input_blocks", None)
-        if blocks is None:
-            raise InputError(
-                f"Expected a UNet for the similarity term, got a {type(self.model.model).__name__}. "
-                "Set the similarity weight to 0 in Training Options."
-            )
-        skips: list[Tensor] = []
-
-        def collect(hidden: Tensor, options: dict[str, Any]) -> Tensor:
-            skips.append(hidden)
-            return hidden if options["block"] != ("input", len(blocks) - 1) else _stop()
-
-        patches = dict(self._options.get("patches", {}))
-        patches["input_block_patch"] = [*patches.get("input_block_patch", []), collect]
-        try:
-            self._apply(x, sigma, condition, {"patches": patches})
-        except _DownPathDone:
-            pass
-        return skips
+        return self.family.features(
+            self.model,
+            self._options.get("patches", {}),
+            lambda patches: self._apply(x, sigma, condition, {"patches": patches}),
+        )
 
     def _apply(self, x: Tensor, sigma: Tensor, condition: Condition, options: dict[str, Any]) -> Tensor:
         """Evaluate the network as the host's samplers do, through the wrapper that the MODEL may have."""
@@ -116,14 +102,6 @@ class HostDenoiser:
         if wrapper is None:
             return apply(x, sigma, **given)
         return wrapper(apply, {"input": x, "timestep": sigma, "c": given, "cond_or_uncond": [0]})
-
-
-class _DownPathDone(Exception):
-    """Raised after the last input block, where the features are complete."""
-
-
-def _stop() -> NoReturn:
-    raise _DownPathDone
 
 
 def _transformer_options(model: ModelPatcher) -> dict[str, Any]:
@@ -270,20 +248,3 @@ def check_text_encoder(model: ModelPatcher, conditioning: Conditioning) -> None:
             "Expected prompts with a pooled embedding, as this model reads, got none. "
             "Connect the CLIP that belongs to the model to Domain Prompts."
         )
-
-
-def kohya_names(model: ModelPatcher) -> dict[str, str]:
-    """Return module -> name in kohya's format for every weight, in the spelling that other programs read.
-
-    They want the names of diffusers for SD1.x and SD2.x, and the original ones for SDXL and the rest.
-    """
-    names: dict[str, str] = {}
-    by_diffusers = model.model.adm_channels == 0
-    for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items():
-        key = key if isinstance(key, str) else key[0]
-        if name.startswith("lora_unet_") and key.startswith(DIFFUSION_MODEL) and key.endswith(".weight"):
-            module = key[len(DIFFUSION_MODEL) : -len(".weight")]
-            original = name == f"lora_unet_{module.replace('.', '_')}"
-            if module not in names or original != by_diffusers:
-                names[module] = name
-    return names

@@ -24,9 +24,10 @@ from ...domaingallery_core.trainables.kinds import KINDS, describe
 from ..ahead.preflight import check_ahead, warn_of_rate
 from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
+from ..host.families import family_of
 from ..host.identity import WEIGHTS, model_identity
 from ..host.memory import gradient_checkpointing, precision
-from ..host.model import HostDenoiser, kohya_names, training
+from ..host.model import HostDenoiser, training
 from ..host.progress import duration, node_id, warned
 from ..node import Node
 from ..sockets import (
@@ -67,7 +68,7 @@ def run(
     if also is not None:
         domain += with_prompts(*also)
     check_parts(domain, plan)
-    options = options or RunOptions()
+    options, family = options or RunOptions(), family_of(model)
     live = Live(node, model, plan.optimizer.steps)
     warn_of_rate(plan, model.model.diffusion_model)
     live.progress.say("looking at the model")
@@ -83,7 +84,9 @@ def run(
                 network = model.model.diffusion_model
                 stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
                 seed = generator(plan.seed, "adapter")
-                adapter = stack.enter_context(Adapter.inject(network, plan.adapter, seed))
+                adapter = stack.enter_context(
+                    Adapter.inject(network, plan.adapter, seed, named=family.targets)
+                )
                 if start is not None:
                     adapter.load(adapter.imported(start))
                 identity = run_identity(adapter, data, conditions, plan, base) | {"computes in": str(dtype)}
@@ -99,7 +102,7 @@ def run(
             lora = TrainedLora(
                 tensors,
                 metadata=metadata(prompts, plan, identity, result.steps, subject and subject[0]),
-                kohya_names=kohya_names(model),
+                kohya_names=family.kohya_names(model.model),
             )
             pictures = plot_image(result), preview_image(model, dataset.vae, result)
             live.progress.say(summary(result))

@@ -35,7 +35,9 @@ def trained(nodes, model, see=None, **config):
             see()
         state = adapter.exported(adapter.state_dict())
     tensors = nodes("domaingallery_core.files.formats.comfyui").Comfyui().to_file(state)
-    return sockets.TrainedLora(tensors, metadata={"who": "test"}, kohya_names=host.kohya_names(model))
+    return sockets.TrainedLora(
+        tensors, metadata={"who": "test"}, kohya_names=host.family_of(model).kohya_names(model.model)
+    )
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def test_a_loaded_file_does_what_the_adapter_did(nodes, model, output, caplog, k
 
 
 def test_kohya_names_of_a_small_unet_are_those_of_diffusers(nodes, model):
-    names = nodes("nodes.host.model").kohya_names(model)
+    names = nodes("nodes.host.families").family_of(model).kohya_names(model.model)
 
     assert (
         names["input_blocks.1.1.transformer_blocks.0.attn1.to_out.0"]
@@ -107,7 +109,8 @@ def test_kohya_names_of_a_small_unet_are_those_of_diffusers(nodes, model):
 
 
 def test_kohya_names_of_a_pooled_unet_are_the_original_ones(comfy, nodes):
-    names = nodes("nodes.host.model").kohya_names(tiny_model(pooled=5))
+    model = tiny_model(pooled=5)
+    names = nodes("nodes.host.families").family_of(model).kohya_names(model.model)
 
     assert (
         names["input_blocks.1.1.transformer_blocks.0.attn1.to_out.0"]

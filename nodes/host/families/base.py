@@ -1,0 +1,83 @@
+"""What training must know of a family of models; here, of one that nothing more is known of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import comfy.lora
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ....domaingallery_core.errors import InputError
+from ....domaingallery_core.trainables.adapters import TARGETS
+
+#: Every family by its name; a class of a family is in it once it is defined.
+FAMILIES: dict[str, Family] = {}
+
+DIFFUSION_MODEL = "diffusion_model."
+#: What a MODEL patches its network with, as the host keeps it in transformer_options.
+Patches = dict[str, list[Callable[..., Any]]]
+#: Evaluates the network with some patches in place of its own.
+Evaluate = Callable[[Patches], object]
+
+
+class Family:
+    """Know a family of models.
+
+    Attributes:
+        name: what it is called.
+        targets: named sets of layers that learn, as patterns; "attention" is what learns by default.
+    """
+
+    name: ClassVar[str] = "plain"
+    targets: ClassVar[Mapping[str, tuple[str, ...]]] = TARGETS
+
+    def __init_subclass__(cls) -> None:
+        FAMILIES[cls.name] = cls()
+
+    def recognises(self, base: BaseModel) -> bool:
+        """Tell whether a model is of this family."""
+        return True
+
+    def features(self, model: ModelPatcher, patches: Patches, evaluate: Evaluate) -> list[Tensor]:
+        """Return what Eq. 4 compares, each B C H W, from one evaluation; nothing after them need be computed.
+
+        Args:
+            patches: those of the MODEL, which stay as they are.
+
+        Raises:
+            InputError: the family has none.
+        """
+        raise InputError(
+            f"Expected a UNet for the similarity term, got a {type(model.model).__name__}. "
+            "Set the similarity weight to 0 in Training Options."
+        )
+
+    def blocks(self, network: nn.Module) -> list[nn.Module]:
+        """Return the parts that are computed again one at a time in a backward pass.
+
+        They are small enough to matter, and large enough to pay.
+        """
+        lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
+        return [block for each in lists for block in each]
+
+    def kohya_names(self, base: BaseModel) -> dict[str, str]:
+        """Return module -> name in kohya's format for every weight, as other programs spell it."""
+        return self._spelled(base, original=True)
+
+    def _spelled(self, base: BaseModel, *, original: bool) -> dict[str, str]:
+        """Return names made of the model's own, or those of diffusers where there are any."""
+        names: dict[str, str] = {}
+        for name, key in comfy.lora.model_lora_keys_unet(base, {}).items():
+            key = key if isinstance(key, str) else key[0]
+            if name.startswith("lora_unet_") and key.startswith(DIFFUSION_MODEL) and key.endswith(".weight"):
+                module = key[len(DIFFUSION_MODEL) : -len(".weight")]
+                own = name == f"lora_unet_{module.replace('.', '_')}"
+                if module not in names or own == original:
+                    names[module] = name
+        return names
+
+
+FAMILIES[Family.name] = Family()

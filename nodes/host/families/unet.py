@@ -1,0 +1,60 @@
+"""The UNets of Stable Diffusion: SD1.x and SD2.x, and those that read a size besides, as SDXL does."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from .base import Evaluate, Family, Patches
+
+
+class UNet(Family):
+    """A UNet of the host; kohya's names are those of the original code."""
+
+    name = "unet"
+
+    def recognises(self, base: BaseModel) -> bool:
+        return isinstance(base.diffusion_model, UNetModel)
+
+    def features(self, model: ModelPatcher, patches: Patches, evaluate: Evaluate) -> list[Tensor]:
+        """Return the skip tensors of the down path (paper 4.2)."""
+        last = len(model.model.diffusion_model.input_blocks) - 1
+        skips: list[Tensor] = []
+
+        def collect(hidden: Tensor, options: dict[str, Any]) -> Tensor:
+            skips.append(hidden)
+            return hidden if options["block"] != ("input", last) else _stop()
+
+        try:
+            evaluate({**patches, "input_block_patch": [*patches.get("input_block_patch", []), collect]})
+        except _DownPathDone:
+            pass
+        return skips
+
+    def blocks(self, network: nn.Module) -> list[nn.Module]:
+        return [m for m in network.modules() if isinstance(m, (ResBlock, BasicTransformerBlock))]
+
+
+class StableDiffusion(UNet):
+    """SD1.x and SD2.x, whose files in kohya's format have the names of diffusers."""
+
+    name = "stable diffusion"
+
+    def recognises(self, base: BaseModel) -> bool:
+        return super().recognises(base) and base.adm_channels == 0
+
+    def kohya_names(self, base: BaseModel) -> dict[str, str]:
+        return self._spelled(base, original=False)
+
+
+class _DownPathDone(Exception):
+    """Raised after the last input block, where the features are complete."""
+
+
+def _stop() -> NoReturn:
+    raise _DownPathDone
