@@ -22,7 +22,7 @@ def test_an_error_is_shown_with_the_name_of_the_pack(kind):
     [
         (None, "nothing"),
         (True, "True"),
-        (-7, "-7"),
+        (2**64, "18446744073709551616"),
         (0.25, "0.25"),
         (math.nan, "nan"),
         (-(10**40), "a number of 133 bits"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby, islice
 
 import pytest
@@ -72,7 +73,8 @@ def test_an_epoch_is_shuffled_when_it_begins():
 
 @pytest.mark.parametrize("size", [(1, 2, 2), (2, 1, 1)])
 def test_different_sizes_are_refused(size):
-    with pytest.raises(InputError, match="one size"):
+    found = f"(1, 1, 1) (target) and {size!r} (source)"
+    with pytest.raises(InputError, match=f"target and source latents of one size, got {re.escape(found)}"):
         Dataset(target=numbered(2), source=numbered(2, size))
     for subject in (Dataset(target=numbered(2, size)), Dataset(source=numbered(2, size))):
         with pytest.raises(InputError, match="one size"):
@@ -169,6 +171,16 @@ def test_a_posterior_is_sampled_anew_each_time():
     assert not torch.equal(drawn[0], drawn[1])
 
 
+def test_a_sample_of_a_posterior_is_its_mean_and_noise_times_its_deviation():
+    mean, deviation = torch.randn(2, 3, 4, 5, 5).unbind()
+
+    found, _ = Examples(mean, deviation).read(torch.tensor([2, 3]), generator(0, "order"))
+
+    rows = [2, 0]
+    noise = torch.randn((2, 4, 5, 5), generator=generator(0, "order"))
+    assert torch.equal(found, mean[rows] + deviation[rows] * noise)
+
+
 @pytest.mark.parametrize("each", [2, 4])
 def test_a_variant_of_each_image_is_drawn(each):
     """Rows of an image follow each other, and over time all are read."""
@@ -219,6 +231,23 @@ def test_a_run_reads_what_it_needs_of_a_subject(target, source):
 
     read = (False, False) if found is None else (found.target is not None, found.source is not None)
     assert read == (target, source)
+
+
+def test_a_change_reaches_every_tensor_of_a_dataset():
+    """And keeps what is absent absent."""
+    target = Examples(torch.ones(4, 2, 1, 1), torch.ones(4, 2, 1, 1), torch.ones(4, 1, 1, 1), variants=2)
+    source, one = Examples(torch.ones(2, 2, 1, 1)), Examples(torch.ones(1, 2, 1, 1))
+    whole = Dataset(target, source, Dataset(one, one), validation=one, more=(Dataset(target, source),))
+
+    found = whole.map(lambda tensor: tensor + 1)
+
+    for part in (found.target, found.more[0].target):
+        assert part.variants == 2 and len(part) == 2
+        assert all(bool((t == 2).all()) for t in (part.latents, part.deviation, part.masks))
+    for part in (found.source, found.subject.target, found.subject.source, found.validation):
+        assert bool((part.latents == 2).all()) and part.deviation is None and part.masks is None
+    bare = Dataset(source=one).map(lambda tensor: tensor)
+    assert (bare.target, bare.subject, bare.validation, bare.more) == (None, None, None, ())
 
 
 def test_a_batch_goes_to_a_device_with_all_that_it_holds():

@@ -14,6 +14,7 @@ from domaingallery_core.data.images import (
     check_batch,
     checked_image,
     cover,
+    covered,
     latent_masks,
     nearest_bucket,
     random_crop,
@@ -43,26 +44,26 @@ def test_random_crops_are_pieces_of_the_image_at_different_places():
 
 
 def test_random_crops_are_found_at_all_places_and_again_by_their_seed():
-    image = ramp(33, 34)
+    image = ramp(33, 26)
 
     first, second = (
-        [random_crop(image, (32, 32), stream) for _ in range(60)]
+        [random_crop(image, (32, 24), stream) for _ in range(60)]
         for stream in (generator(0, "crop"), generator(0, "crop"))
     )
 
-    corners = {(round(float(c[0, 0, 0, 0]) * 33), round(float(c[0, 0, 0, 1]) * 34)) for c in first}
+    corners = {(round(float(c[0, 0, 0, 0]) * 33), round(float(c[0, 0, 0, 1]) * 26)) for c in first}
     assert corners == {(top, left) for top in (0, 1) for left in (0, 1, 2)}
-    assert all(torch.equal(a, b) and a.shape == (1, 32, 32, 3) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a, b) and a.shape == (1, 32, 24, 3) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (64, 32), (35, 39)])
 def test_one_crop_is_at_the_centre(shape):
     image = ramp(*shape)
-    top, left = ((side - 32) // 2 for side in shape)
+    top, left = (shape[0] - 32) // 2, (shape[1] - 24) // 2
 
-    found = variants(image, (32, 32), crops=1, flip=False, generator=generator(0, "crop"))
+    found = variants(image, (32, 24), crops=1, flip=False, generator=generator(0, "crop"))
 
-    assert torch.equal(found, image[:, top : top + 32, left : left + 32])
+    assert torch.equal(found, image[:, top : top + 32, left : left + 24])
 
 
 def test_flips_follow_their_crops():
@@ -79,8 +80,30 @@ def test_a_cover_keeps_the_shape_and_refuses_to_blow_up():
     assert cover(torch.rand(1, 100, 300, 3), (50, 50)).shape == (1, 50, 150, 3)
     assert cover(torch.rand(1, 40, 30, 3), (50, 50)).shape == (1, 67, 50, 3)
     assert cover(torch.rand(1, 40, 32, 3), (64, 64)).shape == (1, 80, 64, 3)
+    assert cover(torch.rand(1, 10, 99, 3), (20, 30)).shape == (1, 20, 198, 3)
     with pytest.raises(InputError, match=r"Expected faces of about 64 x 64 pixels.*got 30 x 40"):
         cover(torch.rand(1, 40, 30, 3), (64, 64), name="faces")
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "expected"),
+    [
+        ((40, 30), (40, 20), (40, 30)),
+        ((40, 30), (20, 30), (40, 30)),
+        ((100, 50), (30, 40), (80, 40)),
+        ((50, 100), (40, 30), (40, 80)),
+        ((3, 7), (9, 9), (9, 21)),
+    ],
+)
+def test_a_cover_just_covers(image, size, expected):
+    assert covered(image, size) == expected
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 30), (40, 30)])
+def test_an_image_that_just_covers_is_left_as_it_is(size):
+    image = torch.rand(1, 40, 30, 3)
+
+    assert cover(image, size) is image
 
 
 def test_a_picture_is_the_same_picture_once_it_covers():
