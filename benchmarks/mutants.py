@@ -24,6 +24,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 import types
 from collections import Counter
@@ -98,6 +99,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at once")
     arguments = parser.parse_args()
     enter(find_host(arguments.host))
+    with tempfile.TemporaryDirectory() as folder:
+        # Where other pytests do not clean up: without its folder every test fails, and nothing survives.
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+        return tried(arguments)
+
+
+def tried(arguments: argparse.Namespace) -> int:
+    """Try mutants as the arguments say."""
     if not arguments.map.exists() and not arguments.tests:
         list(in_children([(0, lambda: read_lines(arguments.map), 3600.0)], 1))
     known = {} if arguments.tests else json.loads(arguments.map.read_text())
@@ -264,7 +273,7 @@ class Trial:
     def collected(self, mutants: list[Mutant]) -> None:
         """Try mutants in copies of this process after it has collected the tests."""
         if mutants:
-            options = ["-q", "-s", "-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none"]
+            options = ["-q", "-s", "-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=failed"]
             pytest.main([*options, "-k", LEFT, *(self.tests or TESTS)], plugins=[_Collected(self, mutants)])
 
 

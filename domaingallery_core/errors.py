@@ -59,5 +59,5 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__}"
     if isinstance(value, int) and abs(value) > 10**30:
         return f"a number of {value.bit_length()} bits"
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
