@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from tests.nodes.tiny import (
     tiny_prompts,
     weights_of,
 )
-from tests.nodes.training import STEPS, draw, erase, train
+from tests.nodes.training import STEPS, draw, erase, personalize, train
 
 
 def test_both_stages_report_their_terms_and_leave_the_model_alone(nodes, model):
@@ -190,6 +192,50 @@ def test_terms_with_weight_zero_need_no_small_batch(nodes, model):
     trained = train(nodes, model, options=options)
 
     assert set(trained.ui["losses"][0]) == {"target", "prior", "total"}
+
+
+class Enough(Exception):
+    """Raised where a training would begin."""
+
+
+@pytest.mark.parametrize(("stage", "rate"), [(erase, 1e-4), (train, 5e-5), (personalize, 5e-5)])
+def test_a_rate_far_above_the_papers_is_warned_of(nodes, model, monkeypatch, caplog, said, stage, rate):
+    """Each stage has a rate of its own. The node says so before it begins, and goes on saying it."""
+    monkeypatch.setattr(nodes("nodes.ahead.preflight"), "LARGE", 1000)
+
+    def begin(_):
+        raise Enough
+
+    monkeypatch.setattr(nodes("nodes.train.training"), "training", begin)
+    with caplog.at_level(logging.WARNING):
+        for times in (9, 20):
+            with pytest.raises(Enough):
+                stage(nodes, model, learning_rate=times * rate)
+
+    [record] = caplog.records
+    assert f"20 times the paper's {rate:g}" in record.message
+    steps = ["looking at the model", "loading the model"]
+    assert said == [*steps, record.message, *(f"{step}\n{record.message}" for step in steps)]
+
+
+def test_a_result_is_told_in_a_line_and_in_numbers(nodes):
+    training, trainer = nodes("nodes.train.training"), nodes("domaingallery_core.run.trainer")
+    losses = {"total": [3.0, 2.0, 1.23456789], "target": [2.0, 1.0, 0.5]}
+    result = trainer.TrainingResult({}, losses, steps=3, seconds=65.4)
+    watched = replace(result, resumed=2, skipped=1, validation={0: 2.5, 3: 1.5})
+
+    assert training.summary(result) == "3 steps in 65 s, last loss 1.2346"
+    assert training.summary(watched) == (
+        "3 steps, 1 of them skipped as not finite, gone on from step 2 in 65 s, last loss 1.2346"
+    )
+    assert training.loss_map(result) == {"loss": losses["total"], "target": losses["target"]}
+    assert training.loss_map(watched)["validation"] == [2.5, 1.5]
+    assert training.interface(result) == {
+        "losses": [{"total": [3.0, 2.0, 1.2346], "target": [2.0, 1.0, 0.5]}],
+        "seconds": [65.4],
+        "text": [training.summary(result)],
+    }
+    assert training.interface(watched)["validation"] == [{0: 2.5, 3: 1.5}]
 
 
 @pytest.mark.parametrize("pooled", [0, 5])
