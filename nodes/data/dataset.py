@@ -163,15 +163,13 @@ def by_category(
     """Return the size of the first source images, which all get, and the batches of each category.
 
     Raises:
-        InputError: there are none, or not a batch for each of several categories.
+        InputError: there is not a batch for each of several categories.
     """
     if len(words) > 1 and len(images) != len(words):
         raise InputError(
             f"Expected source images of each of the categories {', '.join(map(str, words))}, got "
             f"{len(images)} batch(es). Connect the same Domain Prompts to Source Images and Dataset."
         )
-    if not images:
-        raise InputError("Expected source images, got none. Connect Source Images.")
     for batch in images:
         if not isinstance(batch, SourceLatents):
             core_images.check_batch(batch, "source images")

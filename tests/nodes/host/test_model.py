@@ -142,6 +142,7 @@ def test_a_patch_that_stops_the_gradient_is_named(comfy, nodes):
         (conditioning(0) + conditioning(1), "prompts of a single conditioning, got 2 combined ones"),
         ([[None, {}]], "encoded prompts, got an empty conditioning"),
         ([[torch.zeros(3), {}]], "encoded prompts, got an empty conditioning"),
+        ([[torch.zeros(6, 16), {}]], "encoded prompts, got an empty conditioning"),
     ],
 )
 def test_conditionings_that_are_no_prompts_are_named(comfy, nodes, given, message):
