@@ -204,6 +204,17 @@ def test_the_node_says_what_it_holds(nodes, said):
     ]
 
 
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5)])
+def test_parts_of_two_sizes_are_told_with_their_sizes(nodes, shape):
+    part, examples = nodes("nodes.sockets").LatentDataset, nodes("domaingallery_core.data.datasets").Examples
+    square = part(source=examples(torch.zeros(3, 4, 4, 4)))
+    other = part(source=examples(torch.zeros(3, 4, *shape)))
+
+    text = nodes("nodes.data.dataset").summary([square, other])
+
+    assert text == f"3 source images (4 x 4 latents); 3 source images ({shape[1]} x {shape[0]} latents)"
+
+
 def test_source_latents_are_the_images_that_they_stand_for(comfy, nodes):
     """To the byte: decoded and encoded a few at a time, as the images would be."""
     sockets, vae = nodes("nodes.sockets"), gaussian_vae()

@@ -75,6 +75,18 @@ def test_size_conditioning_depends_on_the_size_of_the_latents(comfy, nodes):
     assert large[0, -2:].tolist() == [2, 2]
 
 
+def test_a_condition_is_one_row_even_where_it_is_made_of_the_latents(comfy, nodes, monkeypatch):
+    """As inpainting models read; it serves batches of any size."""
+    model, conds = tiny_model(), host_module("comfy.conds")
+    monkeypatch.setattr(
+        model.model, "extra_conds", lambda **given: {"c_concat": conds.CONDNoiseShape(given["noise"])}
+    )
+
+    [condition] = nodes("nodes.host.model").HostDenoiser(model).conditions([conditioning(0)], tiny_latents(3))
+
+    assert condition.shapes() == {"c_concat": (1, 4, 8, 8)}
+
+
 def test_prompts_of_different_length_are_attended_to_as_before(comfy, nodes):
     model = tiny_model()
     long, short = conditioning(0, tokens=9), conditioning(1, tokens=6)
@@ -308,9 +320,9 @@ def patched(model):
     return clone
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_patches_of_the_model_are_in_force_while_training(comfy, nodes, streamed):
-    """A LoRA in the MODEL is part of the base, also where the host would stream the weights."""
+@pytest.mark.parametrize(("streamed", "loaded"), [(False, True), (True, True), (True, False)])
+def test_patches_of_the_model_are_in_force_while_training(comfy, nodes, streamed, loaded):
+    """A LoRA in the MODEL is part of the base, once, also where the host would stream the weights."""
     plain = tiny_model()
     before = weights_of(plain)
     model, prompts = patched(plain), tiny_prompts(nodes)
@@ -318,6 +330,8 @@ def test_patches_of_the_model_are_in_force_while_training(comfy, nodes, streamed
     expected = predict_as_host(model, [prompts.target, prompts.source], x, sigma)
 
     model.is_dynamic = lambda: streamed
+    if not loaded:
+        host_module("comfy.model_management").unload_all_models()
     actual = predict(nodes, model, prompts, x, sigma)
 
     torch.testing.assert_close(actual[0], expected[0], rtol=1e-4, atol=1e-5)

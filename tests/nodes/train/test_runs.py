@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -188,6 +189,20 @@ def test_a_vae_that_fails_costs_no_lora(nodes, model, dataset, run_options, capl
 
     assert same(result[0], expected[0]) and torch.equal(result[3], expected[3])
     assert "Expected to make pictures of the previews by the VAE, got: no kernel" in caplog.text
+
+
+def test_a_folder_that_cannot_be_set_free_costs_no_lora(nodes, model, monkeypatch, caplog):
+    checkpoints = nodes("domaingallery_core.run.checkpoints").Checkpoints
+
+    @contextmanager
+    def claimed(self):
+        yield
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(checkpoints, "claimed", claimed)
+
+    assert train(nodes, model, steps=1)[0]
+    assert "the folder of the run free for others, got: the disk is gone" in caplog.text
 
 
 def test_a_cancel_in_the_last_decoding_costs_no_lora(nodes, model, dataset, run_options, output, said):

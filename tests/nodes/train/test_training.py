@@ -114,6 +114,25 @@ def test_metadata_says_what_made_a_lora(nodes, model):
     assert all(isinstance(value, str) for value in lora.metadata.values())
 
 
+@pytest.mark.parametrize(
+    ("adapter", "module"),
+    [
+        ("lora", "networks.lora"),
+        ("dora", "networks.lora"),
+        ("loha", "lycoris.kohya"),
+        ("lokr", "lycoris.kohya"),
+    ],
+)
+def test_metadata_names_the_module_that_other_programs_load(nodes, adapter, module):
+    training, sockets = nodes("nodes.train.training"), nodes("nodes.sockets")
+    plan = nodes("nodes.train.plans").domain_plan(10, 1e-4, 0, sockets.TrainingOptions(adapter=adapter))
+
+    found = training.metadata(tiny_prompts(nodes), plan, {"base model weights": "00"}, 10)
+
+    assert (found["ss_network_module"], found["ss_network_args"]) == (module, json.dumps({"algo": adapter}))
+    assert (found["ss_network_dim"], found["ss_steps"]) == (str(plan.rank), "10")
+
+
 def test_rank_and_alpha_of_an_erased_lora_are_kept(nodes, model):
     sockets = nodes("nodes.sockets")
     erased = erase(nodes, model, options=sockets.TrainingOptions(rank=2, alpha=1.0))[0]
