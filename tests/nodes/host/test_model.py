@@ -164,6 +164,18 @@ def test_conditionings_that_are_no_prompts_are_named(comfy, nodes, given, messag
         denoiser.conditions([given], torch.zeros(1, 4, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("pooled", "given", "message"),
+    [
+        (0, [[torch.zeros(1, 6, 24), {}]], r"text encoder of this model \(16 wide\), got 24"),
+        (5, conditioning(0), "prompts with a pooled embedding, as this model reads, got none"),
+    ],
+)
+def test_prompts_of_another_text_encoder_are_refused(comfy, nodes, pooled, given, message):
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
+        nodes("nodes.host.model").check_text_encoder(tiny_model(pooled=pooled), given)
+
+
 def test_conditions_other_than_plain_tensors_are_refused_by_name(comfy, nodes, monkeypatch):
     model, conds = tiny_model(), host_module("comfy.conds")
     monkeypatch.setattr(
@@ -372,6 +384,7 @@ def test_streamed_weights_become_ordinary_ones_of_their_kind(comfy, nodes):
         assert were.keys() == are.keys() == now.keys()
         assert all(now[name] is tensor for name, tensor in were.items())
         assert not any(tensor.is_inference() or tensor.requires_grad for tensor in are.values())
+    assert all(isinstance(tensor, nn.Parameter) for tensor in inside[0].values())
     assert not any(isinstance(tensor, nn.Parameter) for tensor in inside[1].values())
     assert weight.dtype == torch.bfloat16 and torch.equal(
         weight, before[0]["diffusion_model.out.2.weight"].bfloat16()

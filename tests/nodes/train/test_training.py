@@ -22,7 +22,7 @@ from tests.nodes.tiny import (
 from tests.nodes.training import STEPS, draw, erase, personalize, train
 
 
-def test_both_stages_report_their_terms_and_leave_the_model_alone(nodes, model):
+def test_both_stages_report_their_terms_and_leave_the_model_alone(nodes, model, said):
     """Weights and samples of the MODEL are the same bytes before and after."""
     before, sample = weights_of(model), draw(nodes, model)
 
@@ -32,6 +32,7 @@ def test_both_stages_report_their_terms_and_leave_the_model_alone(nodes, model):
     assert set(erased.ui["losses"][0]) == {"prior", "disentanglement", "erasure", "total"}
     assert set(trained.ui["losses"][0]) == {"target", "prior", "disentanglement", "similarity", "total"}
     assert len(trained[1]["loss"]) == STEPS
+    assert trained.ui["text"] == [said[-1]]
     assert same(before, weights_of(model))
     assert torch.equal(sample, draw(nodes, model))
     assert not same(erased[0], trained[0])
