@@ -189,11 +189,16 @@ def test_numbers_that_cannot_work_are_named(nodes, model, changes, message):
         erase(nodes, model, **changes)
 
 
-def test_training_without_images_of_the_domain_is_refused(nodes, model, dataset):
-    source_only = nodes("nodes.sockets").LatentDataset(source=dataset.source)
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(0, "images of the domain, got a dataset without them"), (1, "at least 2 images of the domain, got 1")],
+)
+def test_training_without_images_of_the_domain_is_refused(nodes, model, dataset, count, message):
+    """What is of the domain is what two images share."""
+    target = nodes("domaingallery_core.data.datasets").Examples(tiny_latents(count)) if count else None
 
-    with pytest.raises(Exception, match="images of the domain, got a dataset without them"):
-        train(nodes, model, dataset=source_only)
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
+        train(nodes, model, dataset=replace(dataset, target=target))
 
 
 def test_target_and_source_of_different_size_are_refused(nodes, model, dataset):
