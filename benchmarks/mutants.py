@@ -273,6 +273,7 @@ class Trial:
     def collected(self, mutants: list[Mutant]) -> None:
         """Try mutants in copies of this process after it has collected the tests."""
         if mutants:
+            # Not "none": pytest takes no lock on its folder then, and any other that ends removes it.
             options = ["-q", "-s", "-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=failed"]
             pytest.main([*options, "-k", LEFT, *(self.tests or TESTS)], plugins=[_Collected(self, mutants)])
 

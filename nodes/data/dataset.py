@@ -163,15 +163,13 @@ def by_category(
     """Return the size of the first source images, which all get, and the batches of each category.
 
     Raises:
-        InputError: there are none, or not a batch for each of several categories.
+        InputError: there is not a batch for each of several categories.
     """
     if len(words) > 1 and len(images) != len(words):
         raise InputError(
             f"Expected source images of each of the categories {', '.join(map(str, words))}, got "
             f"{len(images)} batch(es). Connect the same Domain Prompts to Source Images and Dataset."
         )
-    if not images:
-        raise InputError("Expected source images, got none. Connect Source Images.")
     for batch in images:
         if not isinstance(batch, SourceLatents):
             core_images.check_batch(batch, "source images")
@@ -184,7 +182,7 @@ def pictures_of(batches: Sequence[Tensor], masks: Sequence[Tensor] | None) -> It
     """Yield the images of the domain one by one.
 
     Raises:
-        InputError: there are as many masks as images, or one is black all over.
+        InputError: there are not as many masks as images, or one is black all over.
     """
     for batch in batches:
         core_images.check_batch(batch, "target images")
@@ -271,7 +269,7 @@ def shared_out(count: int, members: Sequence[int]) -> list[set[int] | None]:
     found: list[set[int]] = [set() for _ in members]
     for number, bucket in zip(range(count), turns(members), strict=False):
         found[bucket].add(number)
-    if len(members) == 1 or min(map(len, found)) < FEWEST_SOURCES:
+    if min(map(len, found)) < FEWEST_SOURCES:
         return [None] * len(members)
     return [*found]
 
@@ -282,9 +280,9 @@ def encode_sources(
     """Return source images, those of the numbers or all, at a size, as examples."""
 
     def fitted() -> Iterator[Tensor]:
-        wanted = None if numbers is None else numbers.__contains__
-        for number, image in enumerate(images_of(source, wanted), 1):
-            checked = core_images.checked_image(image, f"source images (number {number})")
+        chosen = range(sum(map(count_of, source))) if numbers is None else sorted(numbers)
+        for number, image in zip(chosen, images_of(source, chosen.__contains__), strict=True):
+            checked = core_images.checked_image(image, f"source images (number {number + 1})")
             yield core_images.centre_crop(core_images.cover(checked, size, name="source images"), size)
 
     return encode(vae, fitted())

@@ -233,7 +233,7 @@ def training_latents(model: ModelPatcher, latents: Tensor) -> Tensor:
 
 def check_text_encoder(model: ModelPatcher, conditioning: Conditioning) -> None:
     """Raise InputError unless prompts come from a text encoder that fits a MODEL, as far as can be told."""
-    if not conditioning or not isinstance(conditioning[0][0], Tensor) or conditioning[0][0].ndim < 2:
+    if not conditioning or not isinstance(conditioning[0][0], Tensor) or conditioning[0][0].ndim < 3:
         raise InputError("Expected encoded prompts, got an empty conditioning. Connect Domain Prompts.")
     config = getattr(model.model, "model_config", None)
     expected = getattr(config, "unet_config", {}).get("context_dim")

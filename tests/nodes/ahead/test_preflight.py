@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from tests.nodes import training
+from tests.nodes.data.test_several_categories import PlainVae
 from tests.nodes.test_real_host import graph, node, run_options
+from tests.nodes.tiny import tiny_dataset, tiny_model, tiny_prompts
 from tools.host.client import PromptError
 
 
@@ -76,6 +80,49 @@ def test_what_only_running_tells_is_left_to_the_nodes(host):
     prompt["small"] = node("DomainGalleryOptions", **prompt["options"]["inputs"] | {"batch_size": 1})
 
     assert "show" in host.client.run(prompt)
+
+
+def erase(nodes, cls):
+    training.execute(cls, nodes, tiny_model())
+
+
+def personalize(nodes, cls):
+    subject = {"subject_prompts": training.subject_prompts(nodes), "subject_dataset": tiny_dataset(nodes, 6)}
+    training.execute(cls, nodes, tiny_model(), subject_weight=1.0, **subject)
+
+
+def draw(nodes, cls):
+    cls.execute(
+        tiny_model(), PlainVae(), tiny_prompts(nodes), count=1, width=64, height=64, steps=1, cfg=1.0,
+        sampler_name="euler", scheduler="normal", batch_size=1, seed=0,
+    )  # fmt: skip
+
+
+def encode(nodes, cls):
+    cls.execute([PlainVae()], [torch.rand(4, 32, 32, 3)])
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "execute"),
+    [
+        ("data.source_images", "DomainGallerySourceImages", draw),
+        ("data.dataset", "DomainGalleryDataset", encode),
+        ("train.training", "DomainGalleryErase", erase),
+        ("train.training", "DomainGalleryTrain", erase),
+        ("train.personalization", "DomainGalleryPersonalize", personalize),
+    ],
+)
+def test_each_node_looks_ahead_before_it_works(nodes, monkeypatch, said, room, name, execute):
+    """Any may be the first that runs, as the host keeps what those before it gave."""
+    monkeypatch.setattr(nodes("nodes.ahead.preflight"), "running_outputs", lambda prompt: ["save"])
+    prompt = {"here": node(name), "save": node("DomainGallerySaveLora", lora=["here", 0], name="../x")}
+    hidden = SimpleNamespace(prompt=prompt, unique_id="here")
+    running = type(name, (getattr(nodes(f"nodes.{room}"), name),), {"hidden": hidden})
+
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=r"name inside the folder output"):
+        execute(nodes, running)
+
+    assert said == []
 
 
 class Large(nn.Module):

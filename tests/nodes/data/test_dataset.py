@@ -91,7 +91,7 @@ def test_random_crops_and_flips_are_variants_of_an_image(nodes, flip, factor):
     assert len(square) == 2 and square.variants == factor
 
 
-def test_buckets_sort_images_by_shape(nodes):
+def test_buckets_sort_images_by_shape(nodes, said):
     """Each bucket has the source images at its size, so that a batch has one size."""
     images = [torch.rand(1, 32, 32, 3), torch.rand(1, 48, 32, 3), torch.rand(1, 96, 64, 3)]
 
@@ -101,6 +101,7 @@ def test_buckets_sort_images_by_shape(nodes):
     shapes = [part.target.latents.shape[1:] for part in dataset.parts()]
     assert shapes == [part.source.latents.shape[1:] for part in dataset.parts()]
     assert shapes[0] == (3, 4, 4) and shapes[1] == (3, 5, 3)
+    assert said == ["1 images, 4 source images (4 x 4 latents); 2 images, 4 source images (3 x 5 latents)"]
     assert all(len(part.source) == 4 for part in dataset.parts())
 
 
@@ -203,6 +204,17 @@ def test_the_node_says_what_it_holds(nodes, said):
     ]
 
 
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5)])
+def test_parts_of_two_sizes_are_told_with_their_sizes(nodes, shape):
+    part, examples = nodes("nodes.sockets").LatentDataset, nodes("domaingallery_core.data.datasets").Examples
+    square = part(source=examples(torch.zeros(3, 4, 4, 4)))
+    other = part(source=examples(torch.zeros(3, 4, *shape)))
+
+    text = nodes("nodes.data.dataset").summary([square, other])
+
+    assert text == f"3 source images (4 x 4 latents); 3 source images ({shape[1]} x {shape[0]} latents)"
+
+
 def test_source_latents_are_the_images_that_they_stand_for(comfy, nodes):
     """To the byte: decoded and encoded a few at a time, as the images would be."""
     sockets, vae = nodes("nodes.sockets"), gaussian_vae()
@@ -236,7 +248,7 @@ def test_pixels_of_many_images_never_exist_at_once(comfy, nodes, monkeypatch):
     )
     encoded = execute(nodes, source, vae=source.vae).source
 
-    assert len(encoded) == 40 and most[0] <= 8 and alive[0] == 0
+    assert len(encoded) == 40 and most[0] == 8 and alive[0] == 0
     assert [nodes("nodes.data.encoding").at_once(side, side) for side in (64, 512, 1024, 4096)] == [
         8,
         4,
@@ -246,31 +258,66 @@ def test_pixels_of_many_images_never_exist_at_once(comfy, nodes, monkeypatch):
 
 
 def test_with_buckets_each_source_image_is_encoded_once(comfy, nodes):
-    """Shared out as the buckets are read; where that gives one too few, each gets all."""
+    """Shared out as buckets are read; where one gets less than the similarity term needs, each gets all."""
     images = [torch.rand(2, 32, 32, 3), torch.rand(1, 32, 64, 3), torch.rand(1, 64, 32, 3)]
 
-    shared = execute(nodes, torch.rand(16, 32, 32, 3), images, fit="buckets")
-    few = execute(nodes, torch.rand(8, 32, 32, 3), images, fit="buckets")
+    shared = execute(nodes, torch.rand(12, 32, 32, 3), images, fit="buckets")
+    two = execute(nodes, torch.rand(12, 32, 32, 3), images[1:], fit="buckets")
+    few = execute(nodes, torch.rand(10, 32, 32, 3), images, fit="buckets")
 
-    assert sorted(len(part.source) for part in shared.parts()) == [4, 4, 8]
-    assert [len(part.source) for part in few.parts()] == [8, 8, 8]
+    assert sorted(len(part.source) for part in shared.parts()) == [3, 3, 6]
+    assert [len(part.source) for part in two.parts()] == [6, 6]
+    assert [len(part.source) for part in few.parts()] == [10, 10, 10]
 
 
-@pytest.mark.parametrize("fit", ["centre crop", "random crop"])
-def test_a_mask_that_leaves_nothing_of_a_crop_is_named(comfy, nodes, fit):
+@pytest.mark.parametrize("fit", ["centre crop", "buckets"])
+def test_a_damaged_source_image_is_named_by_its_number(nodes, fit):
+    """Also where a bucket has some of them only."""
+    source = torch.rand(12, 32, 32, 3)
+    source[8, 0, 0, 0] = torch.nan
+    images = [torch.rand(1, 32, 64, 3), torch.rand(1, 64, 32, 3)]
+
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=r"source images \(number 9\)"):
+        execute(nodes, source, images, fit=fit)
+
+
+def test_crops_go_through_the_vae_a_few_at_a_time(nodes):
+    """As many as there are, with their mirror images, of one picture."""
+    sizes = []
+
+    class Counting(PlainVae):
+        def encode(self, images):
+            sizes.append(len(images))
+            return super().encode(images)
+
+    execute(nodes, SOURCE, torch.rand(3, 32, 64, 3), vae=Counting(), fit="random crop", flip=True)
+
+    assert sorted(sizes) == [4, *[8] * 6]
+
+
+@pytest.mark.parametrize(("fit", "white"), [("centre crop", 4), ("random crop", 4), ("random crop", 48)])
+def test_a_mask_that_leaves_nothing_of_a_crop_is_named(comfy, nodes, fit, white):
+    """Even of a single one."""
     masks = torch.ones(2, 32, 96)
-    masks[1] = 0
-    masks[1, :, :4] = 1  # at an edge that crops leave out
+    masks[1, :, white:] = 0  # there is something white at one edge alone
 
     with pytest.raises(Exception, match=r"in each crop of 32 x 32 pixels, got a crop of image 2 without"):
         execute(nodes, SOURCE, torch.rand(2, 32, 96, 3), masks=[masks], fit=fit)
 
 
 @pytest.mark.parametrize(
-    "masks", [torch.ones(0, 32, 32), torch.ones(1, 0, 32), torch.ones(7), torch.ones(2, 4, 4).int()]
+    ("masks", "message"),
+    [
+        (torch.ones(0, 32, 32), r"masks \(H W\) with pixels, got \(0, 32, 32\)"),
+        (torch.ones(2, 0, 32), r"masks \(H W\) with pixels, got \(2, 0, 32\)"),
+        (torch.ones(7), r"masks \(H W\) with pixels, got \(7,\)"),
+        (torch.ones(2, 4, 4).int(), r"masks \(H W\) with pixels, got \(2, 4, 4\)"),
+        (torch.ones(4, 4), "a mask for each of the 2 images of the domain, got 1"),
+        (torch.tensor([[1.0, -torch.inf]]).expand(2, 4, 2), "something white in them.* for image 1"),
+    ],
 )
-def test_masks_of_no_pixels_are_named(comfy, nodes, masks):
-    with pytest.raises(Exception, match=r"Expected (masks|a mask)"):
+def test_masks_that_cannot_work_are_named(comfy, nodes, masks, message):
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
         execute(nodes, SOURCE, torch.rand(2, 32, 32, 3), masks=[masks])
 
 

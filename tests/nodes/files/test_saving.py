@@ -108,6 +108,16 @@ def test_kohya_names_of_a_small_unet_are_those_of_diffusers(nodes, model):
     assert len(set(names.values())) == len(names)
 
 
+def test_a_weight_that_diffusers_does_not_know_keeps_its_own_kohya_name(nodes, model):
+    """So do all of a model that is no UNet."""
+    model.model.diffusion_model.refiner = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+
+    assert (
+        nodes("nodes.host.families").family_of(model).kohya_names(model.model)["refiner.0"]
+        == "lora_unet_refiner_0"
+    )
+
+
 def test_kohya_names_of_a_pooled_unet_are_the_original_ones(comfy, nodes):
     model = tiny_model(pooled=5)
     names = nodes("nodes.host.families").family_of(model).kohya_names(model.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.nodes.tiny import (
     conditioning,
@@ -74,6 +75,18 @@ def test_size_conditioning_depends_on_the_size_of_the_latents(comfy, nodes):
     assert large[0, -2:].tolist() == [2, 2]
 
 
+def test_a_condition_is_one_row_even_where_it_is_made_of_the_latents(comfy, nodes, monkeypatch):
+    """As inpainting models read; it serves batches of any size."""
+    model, conds = tiny_model(), host_module("comfy.conds")
+    monkeypatch.setattr(
+        model.model, "extra_conds", lambda **given: {"c_concat": conds.CONDNoiseShape(given["noise"])}
+    )
+
+    [condition] = nodes("nodes.host.model").HostDenoiser(model).conditions([conditioning(0)], tiny_latents(3))
+
+    assert condition.shapes() == {"c_concat": (1, 4, 8, 8)}
+
+
 def test_prompts_of_different_length_are_attended_to_as_before(comfy, nodes):
     model = tiny_model()
     long, short = conditioning(0, tokens=9), conditioning(1, tokens=6)
@@ -105,6 +118,25 @@ def test_a_wrapper_of_the_model_is_called_as_the_samplers_call_it(comfy, nodes):
     assert all(torch.equal(0.5 * one, other) for one, other in zip(plain, wrapped, strict=True))
 
 
+def test_a_wrapper_of_the_network_runs_while_it_is_trained(comfy, nodes):
+    """Of the kind that MODEL patches register by a key; it is told what the samplers tell it."""
+    model, seen = tiny_model(), []
+
+    def wrapper(apply, x, sigma, *args, **given):
+        options = next(value for value in args if isinstance(value, dict))
+        seen.append((options["cond_or_uncond"], options["sigmas"].tolist()))
+        return 0.5 * apply(x, sigma, *args, **given)
+
+    prompts, x, sigma = tiny_prompts(nodes), tiny_latents(2), torch.tensor([0.5, 0.75])
+    plain = predict(nodes, model, prompts, x, sigma)
+    kinds = host_module("comfy.patcher_extension").WrappersMP
+    model.add_wrapper_with_key(kinds.APPLY_MODEL, "halved", wrapper)
+    wrapped = predict(nodes, model, prompts, x, sigma)
+
+    assert seen == [([0], [0.5, 0.75])] * 2
+    assert all(torch.equal(0.5 * one, other) for one, other in zip(plain, wrapped, strict=True))
+
+
 def test_a_patch_that_stops_the_gradient_is_named(comfy, nodes):
     model = tiny_model()
     model.set_model_unet_function_wrapper(
@@ -115,14 +147,44 @@ def test_a_patch_that_stops_the_gradient_is_named(comfy, nodes):
         erase(nodes, model)
 
 
-@pytest.mark.parametrize("empty", [[], [[None, {}]], [[torch.zeros(3), {}]]])
-def test_an_empty_conditioning_is_named(comfy, nodes, empty):
-    model = tiny_model()
-    with (
-        nodes("nodes.host.model").training(model),
-        pytest.raises(Exception, match=r"Expected (encoded )?prompts"),
-    ):
-        nodes("nodes.host.model").HostDenoiser(model).conditions([empty], torch.zeros(1, 4, 8, 8))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "prompts of a single conditioning, got 0 combined ones"),
+        (conditioning(0) + conditioning(1), "prompts of a single conditioning, got 2 combined ones"),
+        ([[None, {}]], "encoded prompts, got an empty conditioning"),
+        ([[torch.zeros(3), {}]], "encoded prompts, got an empty conditioning"),
+        ([[torch.zeros(6, 16), {}]], "encoded prompts, got an empty conditioning"),
+    ],
+)
+def test_conditionings_that_are_no_prompts_are_named(comfy, nodes, given, message):
+    denoiser = nodes("nodes.host.model").HostDenoiser(tiny_model())
+
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
+        denoiser.conditions([given], torch.zeros(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("pooled", "given", "message"),
+    [
+        (0, [[torch.zeros(1, 6, 24), {}]], r"text encoder of this model \(16 wide\), got 24"),
+        (5, conditioning(0), "prompts with a pooled embedding, as this model reads, got none"),
+    ],
+)
+def test_prompts_of_another_text_encoder_are_refused(comfy, nodes, pooled, given, message):
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
+        nodes("nodes.host.model").check_text_encoder(tiny_model(pooled=pooled), given)
+
+
+def test_conditions_other_than_plain_tensors_are_refused_by_name(comfy, nodes, monkeypatch):
+    model, conds = tiny_model(), host_module("comfy.conds")
+    monkeypatch.setattr(
+        model.model, "extra_conds", lambda **given: {"references": conds.CONDList([torch.zeros(1, 4, 8, 8)])}
+    )
+    denoiser = nodes("nodes.host.model").HostDenoiser(model)
+
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match="'references' as a CONDList"):
+        denoiser.conditions([conditioning(0)], torch.zeros(1, 4, 8, 8))
 
 
 class Lengths:
@@ -213,13 +275,23 @@ def test_features_are_the_skip_tensors_and_nothing_after_them_runs(comfy, nodes)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(features, skips, strict=True))
 
 
-def test_training_leaves_the_model_as_it_was(comfy, nodes):
+def test_features_of_a_model_without_a_down_path_are_refused(comfy, nodes):
+    model = tiny_model()
+    model.model.diffusion_model = nn.Identity()
+    denoiser = nodes("nodes.host.model").HostDenoiser(model)
+
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match="a UNet for the similarity term"):
+        denoiser.features(torch.zeros(1, 4, 8, 8), torch.ones(1), None)
+
+
+@pytest.mark.parametrize("without_gradients", [torch.inference_mode, torch.no_grad])
+def test_training_leaves_the_model_as_it_was(comfy, nodes, without_gradients):
     """Weights keep their bytes and their very objects, also when the work inside fails."""
     host, management = nodes("nodes.host.model"), host_module("comfy.model_management")
     model = tiny_model()
     before, objects = weights_of(model), dict(model.model.named_parameters())
 
-    with torch.inference_mode():
+    with without_gradients():
         with pytest.raises(ZeroDivisionError), host.training(model) as device:
             assert device.type == "cpu"
             assert management.in_training
@@ -227,48 +299,99 @@ def test_training_leaves_the_model_as_it_was(comfy, nodes):
             assert torch.is_grad_enabled()
             assert not any(p.is_inference() for p in model.model.parameters())
             raise ZeroDivisionError
-        assert torch.is_inference_mode_enabled()
+        assert torch.is_inference_mode_enabled() == (without_gradients is torch.inference_mode)
+        assert not torch.is_grad_enabled()
 
     assert not management.in_training
     assert same(before, weights_of(model))
     assert all(p is objects[name] for name, p in model.model.named_parameters())
 
 
+def test_a_host_that_offloads_the_model_is_refused(comfy, nodes, monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr(
+        host_module("comfy.model_management"),
+        "load_models_gpu",
+        lambda *_, **__: setattr(model.model, "model_lowvram", True),
+    )
+
+    with (
+        pytest.raises(nodes("domaingallery_core.errors").InputError, match="Start the host without --novram"),
+        nodes("nodes.host.model").training(model),
+    ):
+        pass
+
+
 def patched(model):
-    """Return the MODEL with a LoRA of another origin applied."""
+    """Return the MODEL with a LoRA of another origin applied, and a layer of another kind."""
     key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
     with torch.inference_mode():
         clone = model.clone()
         assert clone.add_patches({key: ("diff", (torch.ones(32, 32) * 0.1,))}) == [key]
+    clone.add_object_patch("diffusion_model.out.1", nn.Tanh())
     return clone
 
 
-@pytest.mark.parametrize("way", ["training", "resident"])
-def test_patches_of_the_model_are_in_force_while_training(comfy, nodes, way):
-    """A LoRA in the MODEL is part of the base; `resident` does for streamed weights what loading does."""
-    host = nodes("nodes.host.model")
+@pytest.mark.parametrize(("streamed", "loaded"), [(False, True), (True, True), (True, False)])
+def test_patches_of_the_model_are_in_force_while_training(comfy, nodes, streamed, loaded):
+    """A LoRA in the MODEL is part of the base, once, also where the host would stream the weights."""
     plain = tiny_model()
     before = weights_of(plain)
     model, prompts = patched(plain), tiny_prompts(nodes)
     x, sigma = tiny_latents(2), torch.tensor([0.4, 0.7])
     expected = predict_as_host(model, [prompts.target, prompts.source], x, sigma)
 
-    if way == "training":
-        actual = predict(nodes, model, prompts, x, sigma)
-    else:
-        with torch.inference_mode():
-            context = host.resident(model)
-            context.__enter__()
-        with torch.inference_mode(False), torch.no_grad():
-            assert not any(t.is_inference() for t in model.model.state_dict(keep_vars=True).values())
-            denoiser = host.HostDenoiser(model)
-            conditions = denoiser.conditions([prompts.target, prompts.source], x.clone())
-            actual = [denoiser(x.clone(), sigma, condition) for condition in conditions]
-        context.__exit__(None, None, None)
+    model.is_dynamic = lambda: streamed
+    if not loaded:
+        host_module("comfy.model_management").unload_all_models()
+    actual = predict(nodes, model, prompts, x, sigma)
 
     torch.testing.assert_close(actual[0], expected[0], rtol=1e-4, atol=1e-5)
     host_module("comfy.model_management").unload_all_models()
     assert same(before, weights_of(plain))
+    assert type(plain.model.diffusion_model.out[1]) is nn.SiLU
+
+
+class Packed(Tensor):
+    """Stand for a weight that the host keeps quantised."""
+
+
+def test_streamed_weights_become_ordinary_ones_of_their_kind(comfy, nodes):
+    """In the type that the model computes in; one that is absent is made, and a quantised one stays so."""
+    model = tiny_model()
+    first, last = model.model.diffusion_model.input_blocks[0][0], model.model.diffusion_model.out[2]
+    with torch.inference_mode():
+        first.weight = nn.Parameter(first.weight.data.as_subclass(Packed), requires_grad=False)
+        first.weight_comfy_model_dtype = torch.float16
+        last.weight_comfy_model_dtype = torch.bfloat16
+        last.bias = nn.Parameter(torch.empty(4, device="meta"), requires_grad=False)
+        model.model.scale = nn.Parameter(torch.full((3,), 2.0), requires_grad=False)
+        model.model.register_buffer("order", torch.arange(3))
+
+    def everything():
+        return dict(model.model.named_parameters()), dict(model.model.named_buffers())
+
+    before = everything()
+    with torch.inference_mode():
+        context = nodes("nodes.host.model").resident(model)
+        context.__enter__()
+    inside = everything()
+    weight, bias = last.weight, last.bias
+    kept = first.weight, model.model.scale.tolist(), model.model.order.tolist()
+    context.__exit__(None, None, None)
+
+    for were, are, now in zip(before, inside, everything(), strict=True):
+        assert were.keys() == are.keys() == now.keys()
+        assert all(now[name] is tensor for name, tensor in were.items())
+        assert not any(tensor.is_inference() or tensor.requires_grad for tensor in are.values())
+    assert all(isinstance(tensor, nn.Parameter) for tensor in inside[0].values())
+    assert not any(isinstance(tensor, nn.Parameter) for tensor in inside[1].values())
+    assert weight.dtype == torch.bfloat16 and torch.equal(
+        weight, before[0]["diffusion_model.out.2.weight"].bfloat16()
+    )
+    assert bias.dtype == torch.float32 and bias.tolist() == [0, 0, 0, 0]
+    assert type(kept[0]) is Packed and kept[0].dtype == torch.float32
+    assert kept[1:] == ([2, 2, 2], [0, 1, 2])
 
 
 def test_latents_are_scaled_for_the_model_once(comfy, nodes):

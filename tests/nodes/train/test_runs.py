@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -190,6 +192,68 @@ def test_a_vae_that_fails_costs_no_lora(nodes, model, dataset, run_options, capl
 
     assert same(result[0], expected[0]) and torch.equal(result[3], expected[3])
     assert "Expected to make pictures of the previews by the VAE, got: no kernel" in caplog.text
+
+
+class Begun(Exception):
+    """Raised where the first step of a training would begin."""
+
+
+@pytest.fixture
+def at_the_first_step(nodes, model, monkeypatch):
+    """Return a function that begins a training and gives what is seen at its first step, where it ends."""
+
+    def see(look, **changes):
+        seen = []
+
+        def begin(*_, **__):
+            seen.append(look())
+            raise Begun
+
+        monkeypatch.setattr(nodes("nodes.train.training"), "train", begin)
+        with pytest.raises(Begun):
+            train(nodes, model, **changes)
+        return seen[0]
+
+    return see
+
+
+def test_the_oldest_stopped_trainings_make_room_before_the_first_step(at_the_first_step, output):
+    folder = output / "domaingallery" / "checkpoints"
+    for number in range(30):
+        (folder / f"run-{number:02}").mkdir(parents=True)
+        path = folder / f"run-{number:02}" / "step_000001.safetensors"
+        path.write_bytes(b"x")
+        for each in (path, path.parent):
+            os.utime(each, (number, number))
+
+    left = at_the_first_step(lambda: {path.name for path in folder.iterdir()})
+
+    assert "run-00" not in left and "run-29" in left
+
+
+@pytest.mark.parametrize("setting", ["on", "off", "automatic"])
+def test_run_options_say_whether_blocks_are_computed_twice(at_the_first_step, model, run_options, setting):
+    """A tiny model needs it only where it is asked for."""
+    changed = at_the_first_step(
+        lambda: any("forward" in module.__dict__ for module in model.model.modules()),
+        run_options=run_options(gradient_checkpointing=setting),
+    )
+
+    assert changed == (setting == "on")
+
+
+def test_a_folder_that_cannot_be_set_free_costs_no_lora(nodes, model, monkeypatch, caplog):
+    checkpoints = nodes("domaingallery_core.run.checkpoints").Checkpoints
+
+    @contextmanager
+    def claimed(self):
+        yield
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(checkpoints, "claimed", claimed)
+
+    assert train(nodes, model, steps=1)[0]
+    assert "the folder of the run free for others, got: the disk is gone" in caplog.text
 
 
 def test_a_cancel_in_the_last_decoding_costs_no_lora(nodes, model, dataset, run_options, output, said):

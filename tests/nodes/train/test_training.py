@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,10 +19,10 @@ from tests.nodes.tiny import (
     tiny_prompts,
     weights_of,
 )
-from tests.nodes.training import STEPS, draw, erase, train
+from tests.nodes.training import STEPS, draw, erase, personalize, train
 
 
-def test_both_stages_report_their_terms_and_leave_the_model_alone(nodes, model):
+def test_both_stages_report_their_terms_and_leave_the_model_alone(nodes, model, said):
     """Weights and samples of the MODEL are the same bytes before and after."""
     before, sample = weights_of(model), draw(nodes, model)
 
@@ -30,6 +32,7 @@ def test_both_stages_report_their_terms_and_leave_the_model_alone(nodes, model):
     assert set(erased.ui["losses"][0]) == {"prior", "disentanglement", "erasure", "total"}
     assert set(trained.ui["losses"][0]) == {"target", "prior", "disentanglement", "similarity", "total"}
     assert len(trained[1]["loss"]) == STEPS
+    assert trained.ui["text"] == [said[-1]]
     assert same(before, weights_of(model))
     assert torch.equal(sample, draw(nodes, model))
     assert not same(erased[0], trained[0])
@@ -117,6 +120,25 @@ def test_metadata_says_what_made_a_lora(nodes, model):
     assert all(isinstance(value, str) for value in lora.metadata.values())
 
 
+@pytest.mark.parametrize(
+    ("adapter", "module"),
+    [
+        ("lora", "networks.lora"),
+        ("dora", "networks.lora"),
+        ("loha", "lycoris.kohya"),
+        ("lokr", "lycoris.kohya"),
+    ],
+)
+def test_metadata_names_the_module_that_other_programs_load(nodes, adapter, module):
+    training, sockets = nodes("nodes.train.training"), nodes("nodes.sockets")
+    plan = sockets.TrainingOptions(kind=adapter).plan("domaingallery", 10, 1e-4, 0)
+
+    found = training.metadata(tiny_prompts(nodes), plan, {"base model weights": "00"}, 10)
+
+    assert (found["ss_network_module"], found["ss_network_args"]) == (module, json.dumps({"algo": adapter}))
+    assert (found["ss_network_dim"], found["ss_steps"]) == (str(plan.adapter.rank), "10")
+
+
 def test_rank_and_alpha_of_an_erased_lora_are_kept(nodes, model):
     sockets = nodes("nodes.sockets")
     erased = erase(nodes, model, options=sockets.TrainingOptions(rank=2, alpha=1.0))[0]
@@ -172,11 +194,16 @@ def test_numbers_that_cannot_work_are_named(nodes, model, changes, message):
         erase(nodes, model, **changes)
 
 
-def test_training_without_images_of_the_domain_is_refused(nodes, model, dataset):
-    source_only = nodes("nodes.sockets").LatentDataset(source=dataset.source)
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(0, "images of the domain, got a dataset without them"), (1, "at least 2 images of the domain, got 1")],
+)
+def test_training_without_images_of_the_domain_is_refused(nodes, model, dataset, count, message):
+    """What is of the domain is what two images share."""
+    target = nodes("domaingallery_core.data.datasets").Examples(tiny_latents(count)) if count else None
 
-    with pytest.raises(Exception, match="images of the domain, got a dataset without them"):
-        train(nodes, model, dataset=source_only)
+    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
+        train(nodes, model, dataset=replace(dataset, target=target))
 
 
 def test_target_and_source_of_different_size_are_refused(nodes, model, dataset):
@@ -195,6 +222,52 @@ def test_terms_with_weight_zero_need_no_small_batch(nodes, model):
     trained = train(nodes, model, options=options)
 
     assert set(trained.ui["losses"][0]) == {"target", "prior", "total"}
+
+
+class Enough(Exception):
+    """Raised where a training would begin."""
+
+
+@pytest.mark.parametrize(("stage", "rate"), [(erase, 1e-4), (train, 5e-5), (personalize, 5e-5)])
+def test_a_rate_far_above_the_papers_is_warned_of(nodes, model, monkeypatch, caplog, said, stage, rate):
+    """Each stage has a rate of its own. The node says so before it begins, and goes on saying it."""
+    monkeypatch.setattr(nodes("nodes.ahead.preflight"), "LARGE", 1000)
+
+    def begin(_):
+        raise Enough
+
+    monkeypatch.setattr(nodes("nodes.train.training"), "training", begin)
+    with caplog.at_level(logging.WARNING):
+        for times in (9, 20):
+            with pytest.raises(Enough):
+                stage(nodes, model, learning_rate=times * rate)
+
+    [record] = caplog.records
+    assert f"20 times the paper's {rate:g}" in record.message
+    steps = ["looking at the model", "loading the model"]
+    assert said == [*steps, record.message, *(f"{step}\n{record.message}" for step in steps)]
+
+
+def test_a_result_is_told_in_a_line_and_in_numbers(nodes):
+    training, trainer = nodes("nodes.train.training"), nodes("domaingallery_core.run.trainer")
+    losses = {"total": [3.0, 2.0, 1.23456789], "target": [2.0, 1.0, 0.5]}
+    result = trainer.TrainingResult(
+        {}, losses, steps=3, seconds=65.4, resumed=0, validation={}, previews={}, skipped=0
+    )
+    watched = replace(result, resumed=2, skipped=1, validation={0: 2.5, 3: 1.5})
+
+    assert training.summary(result) == "3 steps in 65 s, last loss 1.2346"
+    assert training.summary(watched) == (
+        "3 steps, 1 of them skipped as not finite, gone on from step 2 in 65 s, last loss 1.2346"
+    )
+    assert training.loss_map(result) == {"loss": losses["total"], "target": losses["target"]}
+    assert training.loss_map(watched)["validation"] == [2.5, 1.5]
+    assert training.interface(result) == {
+        "losses": [{"total": [3.0, 2.0, 1.2346], "target": [2.0, 1.0, 0.5]}],
+        "seconds": [65.4],
+        "text": [training.summary(result)],
+    }
+    assert training.interface(watched)["validation"] == [{0: 2.5, 3: 1.5}]
 
 
 @pytest.mark.parametrize("pooled", [0, 5])
