@@ -29,8 +29,8 @@ from domaingallery_core.methods import noised_batch
 from domaingallery_core.methods.domaingallery import denoised_pair
 from domaingallery_core.model.denoiser import Condition, Conditions, Denoiser
 from domaingallery_core.model.process import broadcast
+from domaingallery_core.trainables.adapter_settings import AdapterSettings
 from domaingallery_core.trainables.adapters import Adapter
-from domaingallery_core.trainables.kinds import AdapterConfig
 
 Found = Iterator[tuple[str, Tensor, Tensor]]
 
@@ -119,7 +119,7 @@ def core_form(reference: Reference, host: Path) -> Found:
         for name in ("target", "source", "uncond")
     )
     conditions = Conditions(target=target, source=source, empty=empty)
-    config = AdapterConfig(rank=plan.adapter.rank, alpha=plan.adapter.alpha)
+    config = AdapterSettings(rank=plan.adapter.rank, alpha=plan.adapter.alpha)
     with Adapter.inject(unet, config, generator(0, "adapter"), dtype=dtype) as adapter:
         adapter.load(reference.lora)
         yield from training(reference, denoiser, adapter, conditions, reference.images(dtype))

@@ -40,7 +40,7 @@ class HostForm:
         """Give denoiser, adapter, conditions and (latents, noise) of a MODEL made ready for training."""
         host, core = self.module("nodes.host.model"), "domaingallery_core"
         plan = self.reference.plan("erasure")
-        config = self.module(f"{core}.trainables.kinds").AdapterConfig(
+        config = self.module(f"{core}.trainables.adapter_settings").AdapterSettings(
             rank=plan.adapter.rank, alpha=plan.adapter.alpha
         )
         draws = self.module(f"{core}.generators").generator(0, "adapter")

@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from .ahead.preflight import check_ahead
 from .data.dataset import DomainGalleryDataset
 from .data.folders import DomainGalleryLoadImages
 from .data.prompts import DomainGalleryPrompts
@@ -15,10 +16,13 @@ from .draw.sweep import DomainGallerySweep
 from .files.kept import DomainGalleryKept
 from .files.saving import DomainGallerySaveLora
 from .host.closing import close_when_terminated
+from .node import looks
 from .train.personalization import DomainGalleryPersonalize
 from .train.run_options import DomainGalleryRunOptions
 from .train.training import DomainGalleryErase, DomainGalleryTrain
 from .train.training_options import DomainGalleryOptions
+
+looks.append(check_ahead)
 
 DEMO_LORAS = Path(__file__).parents[1] / "domaingallery_core" / "sketchbook" / "loras"
 

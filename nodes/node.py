@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from comfy_api.v0_0_2 import io
 
@@ -13,10 +13,18 @@ from .checks import check_value
 from .host.progress import node_id, showing_warnings
 
 _MARK = "_checks_its_inputs"
+#: What looks at the graph for the nodes that look ahead.
+looks: list[Callable[[type[io.ComfyNode]], None]] = []
 
 
 class Node(io.ComfyNode):
-    """Be a node whose `execute` is given only what its schema allows."""
+    """Be a node whose `execute` is given only what its schema allows.
+
+    Attributes:
+        looks_ahead: whether what comes after it in the graph is looked at before it works.
+    """
+
+    looks_ahead: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -33,7 +41,11 @@ def _checked(execute: Callable[..., Any]) -> Any:
     def checked(cls: type[Node], *args: Any, **values: Any) -> Any:
         given = dict(zip(names, args, strict=False)) | values
         with showing_warnings(node_id(cls)):
-            return execute(cls, **checked_inputs(cls, given))
+            found = checked_inputs(cls, given)
+            if cls.looks_ahead:
+                for look in looks:
+                    look(cls)
+            return execute(cls, **found)
 
     setattr(checked, _MARK, True)
     return classmethod(checked)

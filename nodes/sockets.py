@@ -13,7 +13,7 @@ from ..domaingallery_core.data.datasets import Examples
 from ..domaingallery_core.methods import METHODS
 from ..domaingallery_core.run.plan import GROUPS, TrainingPlan
 from ..domaingallery_core.settings import check_keys, settings_of
-from ..domaingallery_core.trainables.kinds import AdapterConfig
+from ..domaingallery_core.trainables.adapter_settings import AdapterSettings
 
 CATEGORY = "DomainGallery"
 
@@ -120,13 +120,13 @@ class TrainingOptions:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TrainingOptions) and vars(self) == vars(other)
 
-    def adapter(self) -> AdapterConfig:
+    def adapter(self) -> AdapterSettings:
         """Return the shape of what is trained.
 
         Raises:
             InputError: a value cannot work.
         """
-        return AdapterConfig(**{name: self.values[name] for name in settings_of(AdapterConfig)})
+        return AdapterSettings(**{name: self.values[name] for name in settings_of(AdapterSettings)})
 
     def plan(
         self, method: str, steps: int, learning_rate: float, seed: int, **weights: float

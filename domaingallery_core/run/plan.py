@@ -10,7 +10,7 @@ from ..data.datasets import DataSettings
 from ..errors import InputError
 from ..methods import MethodSettings
 from ..settings import Settings, check_keys, setting
-from ..trainables.kinds import AdapterConfig
+from ..trainables.adapter_settings import AdapterSettings
 from .optimizers import OptimizerSettings
 
 Precision = Literal["automatic", "float32", "bfloat16"]
@@ -18,7 +18,7 @@ Precision = Literal["automatic", "float32", "bfloat16"]
 GROUPS: dict[str, type[Settings]] = {
     "method": MethodSettings,
     "data": DataSettings,
-    "adapter": AdapterConfig,
+    "adapter": AdapterSettings,
     "optimizer": OptimizerSettings,
 }
 
@@ -37,7 +37,7 @@ class TrainingPlan(Settings):
 
     method: MethodSettings
     data: DataSettings
-    adapter: AdapterConfig
+    adapter: AdapterSettings
     optimizer: OptimizerSettings
     seed: int = setting(0)
     precision: str = setting(

@@ -14,7 +14,8 @@ from ..errors import FileError
 from ..generators import generator
 from ..trainables.trainable import Trainable
 from .checkpoints import Checkpoint
-from .optimizers import MovingAverage, make_optimizer
+from .moving_average import MovingAverage
+from .optimizers import make_optimizer
 from .plan import TrainingPlan
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdapterError, shown
-from .kinds import KINDS, AdapterConfig, Kind, describe, number
+from .adapter_settings import AdapterSettings
+from .kinds import KINDS, Kind, describe, number
 from .kinds.base import NAME
 
 _ATTENTION = ("attn[12].to_[qkv]", "attn[12].to_out.0")
@@ -73,7 +74,7 @@ class Adapter:
     The base weights are neither copied nor changed. `remove` puts the very same modules back.
     """
 
-    def __init__(self, module: nn.Module, config: AdapterConfig) -> None:
+    def __init__(self, module: nn.Module, config: AdapterSettings) -> None:
         self.module = module
         self.config = config
         self.kind: Kind = KINDS[config.kind](config)
@@ -87,7 +88,7 @@ class Adapter:
     def inject(
         cls,
         module: nn.Module,
-        config: AdapterConfig,
+        config: AdapterSettings,
         generator: torch.Generator,
         *,
         named: Named = TARGETS,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.v0_0_2 import io
-from torch import nn
 
 from ...domaingallery_core.errors import DomainGalleryError, InputError
 from ...domaingallery_core.run.plan import TrainingPlan
@@ -31,10 +30,6 @@ METHOD_OF = {
 }
 #: What a training node that is not known yet may take, as anything from 1 on goes with it.
 STEPS, RATE, WEIGHT = 100_000, 1e-4, 1.0
-#: Networks of so many weights take about the rate of Stable Diffusion; smaller ones need more.
-LARGE = 100_000_000
-#: How many times a node's own learning rate passes without a word.
-FAR = 10
 
 
 def check_ahead(node: type[io.ComfyNode]) -> None:
@@ -171,15 +166,3 @@ def _check_data(foresight: Foresight, node: GraphNode, plan: TrainingPlan | None
         if plan is not None:
             check_parts(domain, plan)
             check_similarity(dataset, plan)  # type: ignore[arg-type]
-
-
-def warn_of_rate(plan: TrainingPlan, network: nn.Module) -> None:
-    """Warn of a learning rate far above what a node has by itself, for a network that is not small."""
-    weights = sum(p.numel() for p in network.parameters())
-    rate, default = plan.optimizer.learning_rate, plan.method.method.learning_rate
-    if rate > FAR * default and weights >= LARGE:
-        log.warning(
-            "The learning rate %g is %.0f times the paper's %g, which suits models of this size. "
-            "The LoRA may draw nothing but noise.",
-            rate, rate / default, default,
-        )  # fmt: skip

@@ -16,11 +16,10 @@ from ...domaingallery_core.data.datasets import Examples, turns
 from ...domaingallery_core.data.images import CROPS, Size, bucket_sizes, nearest_bucket
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.generators import generator
-from ..ahead.preflight import check_ahead
+from ..host.encoding import encode, images_of
 from ..host.progress import node_id, say
 from ..node import Node
 from ..sockets import CATEGORY, Dataset, LatentDataset, Prompts, Source, SourceLatents
-from .encoding import encode, images_of
 
 #: As many source images are needed by the similarity term.
 FEWEST_SOURCES = 3
@@ -42,6 +41,8 @@ class Picture:
 
 class DomainGalleryDataset(Node):
     """Encode source and target images once."""
+
+    looks_ahead = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -117,7 +118,6 @@ class DomainGalleryDataset(Node):
         cls, vae, source_images, target_images=None, prompts=None, masks=None, categories=None, fit=None,
         flip=None, held_out=None,
     ) -> io.NodeOutput:  # fmt: skip
-        check_ahead(cls)
         fit, flip, held_out = (given[0] if given else None for given in (fit, flip, held_out))
         words = [part.category for part in prompts[0].parts()] if prompts else [None]
         size, sources = by_category(source_images, words)

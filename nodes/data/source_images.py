@@ -18,15 +18,14 @@ from torch import Tensor
 from ...domaingallery_core.data.latent_cache import LatentCache
 from ...domaingallery_core.errors import InputError
 from ...domaingallery_core.fingerprints import fingerprint
-from ..ahead.preflight import check_ahead
-from ..draw.inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
 from ..files.kept import keep_within_bounds
+from ..host.encoding import at_once, check_vae, decoded
 from ..host.identity import is_told, model_identity
 from ..host.model import check_text_encoder
 from ..host.progress import Progress, duration, node_id
+from ..inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
 from ..node import Node
 from ..sockets import CATEGORY, DomainPrompts, Prompts, Source, SourceLatents
-from .encoding import at_once, decoded
 
 #: How many images of each category are decoded to be looked at.
 SHOWN = 16
@@ -35,6 +34,8 @@ LARGEST_BATCH = 16
 
 class DomainGallerySourceImages(Node):
     """Draw images of the category with the untouched model (paper section 4.1)."""
+
+    looks_ahead = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -95,7 +96,6 @@ class DomainGallerySourceImages(Node):
     def execute(
         cls, model, vae, prompts, count, width, height, steps, cfg, sampler_name, scheduler, batch_size, seed
     ) -> io.NodeOutput:
-        check_ahead(cls)
         check_vae(model, vae)
         parts = prompts.parts()
         progress = Progress(node_id(cls), len(parts) * count * steps)
@@ -117,16 +117,6 @@ class DomainGallerySourceImages(Node):
             sources.append(SourceLatents(latents=drawn, vae=vae, size=tuple(pictures.shape[1:3])))
         keep_within_bounds()
         return io.NodeOutput(sources, shown)
-
-
-def check_vae(model: ModelPatcher, vae) -> None:
-    """Raise InputError unless a VAE decodes what a MODEL draws, as far as can be told."""
-    expected, channels = model.model.latent_format.latent_channels, getattr(vae, "latent_channels", None)
-    if channels is not None and channels != expected:
-        raise InputError(
-            f"Expected the VAE of this model ({expected} channels), got one of {channels} channels. "
-            "Connect the VAE that belongs to the model."
-        )
 
 
 def fitting_batch(model: ModelPatcher, latents: Tensor) -> int:

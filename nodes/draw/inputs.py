@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import comfy.samplers
 from comfy_api.v0_0_2 import io
 
+from ..inputs import sampler_input, scheduler_input, seed_input, steps_input
 from ..sockets import Prompts
 from .guidance import MODES
 
-SEEDS = 2**64
 ALIASES = ["enhanced sampling", "attribute enhancement", "V-uncond", "VN-N", "dual guidance", "domaingallery"]
 MODE_TOOLTIP = (
     "How to enhance the domain. none: plain guidance, right for the trained category. "
@@ -39,32 +38,6 @@ def prompts_input(*, optional: bool = True) -> io.Input:
 
 def mode_input(default: str) -> io.Input:
     return io.Combo.Input("mode", options=MODES, default=default, tooltip=MODE_TOOLTIP)
-
-
-def cfg_input(tooltip: str = "Guidance scale. 7.5 is the paper's; small models like less.") -> io.Input:
-    return io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
-
-
-def seed_input(tooltip: str, *, control: bool | io.ControlAfterGenerate = True) -> io.Input:
-    return io.Int.Input(
-        "seed", default=0, min=0, max=SEEDS - 1, control_after_generate=control, tooltip=tooltip
-    )
-
-
-def steps_input(default: int, tooltip: str) -> io.Input:
-    return io.Int.Input("steps", default=default, min=1, max=10000, tooltip=tooltip)
-
-
-def sampler_input(default: str, tooltip: str) -> io.Input:
-    return io.Combo.Input(
-        "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default=default, tooltip=tooltip
-    )
-
-
-def scheduler_input(default: str, tooltip: str) -> io.Input:
-    return io.Combo.Input(
-        "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default=default, tooltip=tooltip
-    )
 
 
 def enhancement_input() -> io.Input:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.pictures.grids import labelled_grid
-from ..data.encoding import pixels
-from ..data.source_images import check_vae
+from ..host.encoding import check_vae, pixels
 from ..host.progress import Progress, duration, node_id
 from ..node import Node
 from ..sockets import CATEGORY

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ...domaingallery_core.methods import Method
-from ..draw.inputs import seed_input
+from ..inputs import seed_input
 from ..sockets import Dataset, Options, Prompts, Run
 
 

@@ -19,7 +19,7 @@ from ...domaingallery_core.pictures.curves import plot, shown_steps, stacked, st
 from ...domaingallery_core.pictures.grids import image_to_tensor, tensor_to_images
 from ...domaingallery_core.run.checkpoints import Checkpoints
 from ...domaingallery_core.run.trainer import StepEvent, TrainingResult
-from ..data.encoding import pixels
+from ..host.encoding import pixels
 from ..host.progress import Progress, check_interrupt, duration
 
 log = logging.getLogger("domaingallery")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ...domaingallery_core.methods import METHODS
-from ..ahead.preflight import check_ahead
 from ..host.progress import node_id
 from ..node import Node
 from ..sockets import CATEGORY, Dataset, Prompts
@@ -16,6 +15,8 @@ from .training import run, starting_weights
 
 class DomainGalleryPersonalize(Node):
     """Learn a domain and a subject together (paper section 4.5, Eq. 7)."""
+
+    looks_ahead = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -56,7 +57,6 @@ class DomainGalleryPersonalize(Node):
         cls, model, prompts, dataset, steps, learning_rate, seed, subject_prompts, subject_dataset,
         subject_weight, erased=None, options=None, run_options=None,
     ) -> io.NodeOutput:  # fmt: skip
-        check_ahead(cls)
         check_subject(prompts, subject_prompts, subject_dataset)
         start, options = starting_weights(erased, options)
         plan = options.plan("personalization", steps, learning_rate, seed, subject=subject_weight)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...domaingallery_core.files.formats.comfyui import Comfyui
 from ...domaingallery_core.fingerprints import fingerprint
@@ -21,7 +22,6 @@ from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import TrainingResult, train
 from ...domaingallery_core.trainables.adapters import Adapter
 from ...domaingallery_core.trainables.kinds import KINDS, describe
-from ..ahead.preflight import check_ahead, warn_of_rate
 from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
 from ..host.families import family_of
@@ -44,6 +44,13 @@ from .data import Pair, check_parts, checked_category, training_data, with_promp
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
 from .live import Live, attempt, plot_image, preview_image
 from .run_options import checkpoints_of, monitor_of
+
+log = logging.getLogger("domaingallery")
+
+#: Networks of so many weights take about the rate of Stable Diffusion; smaller ones need more.
+LARGE = 100_000_000
+#: How many times a method's own learning rate passes without a word.
+FAR = 10
 
 
 def run(
@@ -114,6 +121,18 @@ def run(
             live.stopped()
             raise
     return output
+
+
+def warn_of_rate(plan: TrainingPlan, network: nn.Module) -> None:
+    """Warn of a learning rate far above what a node has by itself, for a network that is not small."""
+    weights = sum(p.numel() for p in network.parameters())
+    rate, default = plan.optimizer.learning_rate, plan.method.method.learning_rate
+    if rate > FAR * default and weights >= LARGE:
+        log.warning(
+            "The learning rate %g is %.0f times the paper's %g, which suits models of this size. "
+            "The LoRA may draw nothing but noise.",
+            rate, rate / default, default,
+        )  # fmt: skip
 
 
 def metadata(
@@ -190,6 +209,8 @@ def starting_weights(
 class DomainGalleryErase(Node):
     """Run stage 1, prior attribute erasure (paper section 4.1, Eq. 5a)."""
 
+    looks_ahead = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -230,7 +251,6 @@ class DomainGalleryErase(Node):
         cls, model, prompts, dataset, steps, learning_rate, seed, options=None, run_options=None,
         subject_prompts=None, subject_dataset=None,
     ) -> io.NodeOutput:  # fmt: skip
-        check_ahead(cls)
         plan = (options or TrainingOptions()).plan("erasure", steps, learning_rate, seed)
         also = None
         if subject_prompts is not None:
@@ -240,6 +260,8 @@ class DomainGalleryErase(Node):
 
 class DomainGalleryTrain(Node):
     """Run stage 2, finetuning on the domain (paper section 4.2, Eq. 5b)."""
+
+    looks_ahead = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -270,7 +292,6 @@ class DomainGalleryTrain(Node):
     def execute(
         cls, model, prompts, dataset, steps, learning_rate, seed, erased=None, options=None, run_options=None
     ) -> io.NodeOutput:
-        check_ahead(cls)
         start, options = starting_weights(erased, options)
         plan = options.plan("domaingallery", steps, learning_rate, seed)
         return run(model, prompts, dataset, plan, node_id(cls), start, run_options)

@@ -11,7 +11,7 @@ from ...domaingallery_core.methods.terms import DISENTANGLEMENT, PRIOR, SIMILARI
 from ...domaingallery_core.run.optimizers import OptimizerSettings
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.settings import Settings, settings_of
-from ...domaingallery_core.trainables.kinds import AdapterConfig
+from ...domaingallery_core.trainables.adapter_settings import AdapterSettings
 from ..node import Node
 from ..settings import setting_input, weight_input
 from ..sockets import CATEGORY, Options, TrainingOptions
@@ -19,8 +19,8 @@ from ..sockets import CATEGORY, Options, TrainingOptions
 #: The terms of both stages.
 TERMS = (PRIOR, DISENTANGLEMENT, ERASURE, SIMILARITY)
 PLAIN: list[tuple[type[Settings], str]] = [
-    (AdapterConfig, "rank"),
-    (AdapterConfig, "alpha"),
+    (AdapterSettings, "rank"),
+    (AdapterSettings, "alpha"),
     (DataSettings, "batch_size"),
 ]
 PLAIN_TOO: list[tuple[type[Settings], str]] = [
@@ -29,9 +29,9 @@ PLAIN_TOO: list[tuple[type[Settings], str]] = [
 ]
 #: What the paper leaves alone.
 ADVANCED: list[tuple[type[Settings], str]] = [
-    (AdapterConfig, "kind"),
-    (AdapterConfig, "targets"),
-    (AdapterConfig, "dropout"),
+    (AdapterSettings, "kind"),
+    (AdapterSettings, "targets"),
+    (AdapterSettings, "dropout"),
     (MethodSettings, "similarity_scale"),
     (MethodSettings, "denoise_guidance"),
     (OptimizerSettings, "accumulation"),

@@ -13,8 +13,8 @@ from domaingallery_core.methods.terms import PRIOR, TARGET
 from domaingallery_core.model.denoiser import Condition, Conditions
 from domaingallery_core.model.process import Process, broadcast
 from domaingallery_core.run.plan import TrainingPlan
+from domaingallery_core.trainables.adapter_settings import AdapterSettings
 from domaingallery_core.trainables.adapters import Adapter
-from domaingallery_core.trainables.kinds import AdapterConfig
 
 CHANNELS, SIZE, WIDTH = 2, 4, 8
 LAYERS = 8  # that an adapter is put on: two attentions of four
@@ -126,9 +126,9 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return random(2, CHANNELS, SIZE, SIZE, seed=1), torch.zeros(2), random(2, 3, WIDTH, seed=2)
 
 
-def inject(module: nn.Module, config: AdapterConfig | None = None, seed: int = 0) -> Adapter:
+def inject(module: nn.Module, config: AdapterSettings | None = None, seed: int = 0) -> Adapter:
     """Put an adapter into a module."""
-    return Adapter.inject(module, config or AdapterConfig(), generator(seed, "adapter"))
+    return Adapter.inject(module, config or AdapterSettings(), generator(seed, "adapter"))
 
 
 def filled(adapter: Adapter, seed: int = 5) -> Adapter:

@@ -24,9 +24,12 @@ class Mirrored(Format):
         return {name.removeprefix(self.prefix)[::-1]: tensor for name, tensor in tensors.items()}
 
 
+del FORMATS["mirrored"]  # a test adds it
+
+
 @pytest.fixture(autouse=True)
-def forgotten():
-    FORMATS.setdefault("mirrored", Mirrored)
+def added():
+    FORMATS["mirrored"] = Mirrored
     yield
     del FORMATS["mirrored"]
 

@@ -12,7 +12,8 @@ from domaingallery_core.run.checkpoints import Checkpoints
 from domaingallery_core.run.identity import run_identity
 from domaingallery_core.run.monitor import Monitor
 from domaingallery_core.run.trainer import train
-from domaingallery_core.trainables.kinds import KINDS, AdapterConfig, Kind, describe
+from domaingallery_core.trainables.adapter_settings import AdapterSettings
+from domaingallery_core.trainables.kinds import KINDS, Kind, describe
 from domaingallery_core.trainables.kinds.base import pattern, rank_and_alpha
 
 
@@ -37,12 +38,13 @@ class Ia3(Kind):
         return None if found is None else (1, found[1])  # it has no rank
 
 
+del KINDS["ia3"]  # a test adds it
 CONFIG = {"kind": "ia3", "rank": 1, "alpha": 1.0}
 
 
 @pytest.fixture(autouse=True)
-def forgotten():
-    KINDS.setdefault("ia3", Ia3)
+def added():
+    KINDS["ia3"] = Ia3
     yield
     del KINDS["ia3"]
 
@@ -64,7 +66,7 @@ def test_a_fresh_one_changes_nothing():
     model = network()
     before = model(*inputs())
 
-    with inject(model, AdapterConfig(**CONFIG)) as adapter:
+    with inject(model, AdapterSettings(**CONFIG)) as adapter:
         assert len(adapter.parameters()) == LAYERS
         torch.testing.assert_close(model(*inputs()), before)
 
@@ -94,6 +96,6 @@ def test_it_goes_on_to_the_same_bytes_and_is_saved(tmp_path, key_format):
     assert resumed.resumed == 2
     assert all(torch.equal(tensor, whole.state_dict[name]) for name, tensor in resumed.state_dict.items())
     again = load_lora(path, key_map=names).tensors
-    with inject(network(), AdapterConfig(**CONFIG)) as adapter:
+    with inject(network(), AdapterSettings(**CONFIG)) as adapter:
         adapter.load(adapter.imported(again))
         assert all(torch.equal(t, whole.state_dict[name]) for name, t in adapter.state_dict().items())

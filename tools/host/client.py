@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import struct
 import time
 import urllib.error
@@ -18,13 +19,13 @@ from typing import Any, Literal
 
 import aiohttp
 
-from .process import COLOURS, HostError, HostProcess
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
 
 __all__ = [
     "Event",
     "HostClient",
     "HostError",
-    "HostProcess",
     "Interrupted",
     "NodeError",
     "PromptError",
@@ -39,6 +40,10 @@ PREVIEW_MESSAGE, TEXT_MESSAGE = 1, 3  # the host's numbers for binary messages
 
 class Interrupted(Exception):
     """The prompt was interrupted or taken off the queue."""
+
+
+class HostError(Exception):
+    """The host did not start, could not load the pack, or stopped."""
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,13 @@ import urllib.error
 import urllib.request
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gallery import PACK, bytecode_folder
 
-if TYPE_CHECKING:
-    from .client import HostClient
+from .client import COLOURS, HostClient, HostError
 
 LOOPBACK = "127.0.0.1"
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 IMPORT_TIME = re.compile(r"([\d.]+) seconds( \(IMPORT FAILED\))?: (.*)")
-
-
-class HostError(Exception):
-    """The host did not start, could not load the pack, or stopped."""
 
 
 def free_port() -> int:
@@ -158,8 +151,6 @@ class HostProcess:
 
     @cached_property
     def client(self) -> HostClient:
-        from .client import HostClient
-
         return HostClient(self.address, log=self.log)
 
     def __enter__(self) -> HostProcess:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .workflow_graph import Node
+from typing import Any, Protocol
 
 PADDING, HEADING = 20, 90  # of a frame; a node's title is 30 above its position
 BETWEEN_NODES, BETWEEN_COLUMNS, BETWEEN_GROUPS = 80, 60, 70
+
+
+class Placed(Protocol):
+    """A node with a size and a place."""
+
+    position: tuple[int, int]
+    width: int
+    height: int
 
 
 @dataclass
@@ -17,7 +22,7 @@ class Group:
     """A titled frame around columns of nodes; without a title there is no frame."""
 
     title: str
-    columns: list[list[Node]]
+    columns: list[list[Placed]]
     colour: str = "#3f789e"
 
 

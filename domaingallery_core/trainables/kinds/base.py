@@ -6,14 +6,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import AdapterError, shown
-from ...settings import Settings, setting
 
 #: The name of the adapter inside peft's layers.
 NAME = "domaingallery"
@@ -23,38 +21,15 @@ KINDS: dict[str, type[Kind]] = {}
 Parts = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterConfig(Settings):
-    """Shape an adapter (paper App. A: LoRA, rank 4, alpha 4, attention projections).
+class Shape(Protocol):
+    """What a kind reads of the settings of an adapter."""
 
-    Attributes:
-        kind: a name in KINDS.
-        targets: "attention", "attention+feedforward", "linear", or patterns of layer names.
-    """
-
-    rank: int = setting(4, "Rank of the LoRA. Higher can learn more and forget more.", least=1, most=1024)
-    alpha: float = setting(
-        4.0,
-        "Scale of the LoRA, divided by the rank. Equal to the rank is the plain choice.",
-        least=0.01, most=1e9, step=0.5,
-    )  # fmt: skip
-    targets: str = setting(
-        "attention",
-        "Which layers learn: attention, attention+feedforward, linear, or patterns of layer names with "
-        "commas between them, such as attn2.to_*. attention is the paper's.",
-    )
-    dropout: float = setting(
-        0.0,
-        "Share of the adapter that is left out at random in a step. The paper has 0.",
-        most=0.99,
-        step=0.05,
-    )
-    kind: str = setting(
-        "lora",
-        "What is trained. lora: the paper's. dora: LoRA and a magnitude for each output. loha, lokr: "
-        "products that reach a higher rank with few weights. All load as LoRA files.",
-        choices=KINDS, label="adapter",
-    )  # fmt: skip
+    @property
+    def rank(self) -> int: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def dropout(self) -> float: ...
 
 
 class Kind:
@@ -77,7 +52,7 @@ class Kind:
     def __init_subclass__(cls) -> None:
         KINDS[cls.name] = cls
 
-    def __init__(self, config: AdapterConfig) -> None:
+    def __init__(self, config: Shape) -> None:
         self.config = config
 
     def peft_config(self, modules: Iterable[str]) -> Any:

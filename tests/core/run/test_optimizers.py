@@ -17,7 +17,8 @@ from domaingallery_core.errors import InputError
 from domaingallery_core.methods import MethodSettings, noised_batch, objectives
 from domaingallery_core.model.process import Process
 from domaingallery_core.run import trainer
-from domaingallery_core.run.optimizers import MovingAverage, learning_rate
+from domaingallery_core.run.moving_average import MovingAverage
+from domaingallery_core.run.optimizers import learning_rate
 from domaingallery_core.run.plan import TrainingPlan
 
 SIMPLE = TrainingPlan.of(method="plain", steps=6, learning_rate=1e-2, batch_size=4, weights=dict(prior=0))

@@ -11,7 +11,7 @@ import pytest
 from domaingallery_core.errors import InputError
 from domaingallery_core.run.plan import TrainingPlan
 from domaingallery_core.run.trainer import reads
-from domaingallery_core.trainables.kinds import AdapterConfig
+from domaingallery_core.trainables.adapter_settings import AdapterSettings
 
 
 def plan(**changes):
@@ -98,7 +98,7 @@ def test_a_plan_with_some_settings_changed_keeps_the_others():
     changed = plan(rank=8, ema=0.5, seed=3).but(steps=2, alpha=1.0)
 
     assert changed == plan(rank=8, ema=0.5, seed=3, steps=2, alpha=1.0)
-    assert changed.adapter == AdapterConfig(rank=8, alpha=1.0)
+    assert changed.adapter == AdapterSettings(rank=8, alpha=1.0)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "rank", "steps", "accumulation", "denoise_steps"])

@@ -19,8 +19,8 @@ from domaingallery_core.run import trainer
 from domaingallery_core.run.monitor import Monitor
 from domaingallery_core.run.plan import TrainingPlan
 from domaingallery_core.run.trainer import train
+from domaingallery_core.trainables.adapter_settings import AdapterSettings
 from domaingallery_core.trainables.adapters import Adapter, ordinary_weights
-from domaingallery_core.trainables.kinds import AdapterConfig
 
 
 def plan(method="domaingallery", **changes):
@@ -264,7 +264,7 @@ def test_the_same_category_twice_reads_the_prompts_of_each():
         data = Dataset(source=Examples(latents(6, 1)))
         data = replace(data, more=(data,) * (len(prompts) - 1))
         given = replace(prompts[0], more=prompts[1:])
-        with Adapter.inject(denoiser.network, AdapterConfig(), generator(0, "adapter")) as adapter:
+        with Adapter.inject(denoiser.network, AdapterSettings(), generator(0, "adapter")) as adapter:
             plan = TrainingPlan.of(method="erasure", steps=2, learning_rate=1e-2)
             return train(denoiser, adapter, data, given, plan).state_dict
 

@@ -11,15 +11,16 @@ from torch import nn
 from toys import LAYERS, WIDTH, filled, inject, inputs, network, snapshot
 
 from domaingallery_core.errors import AdapterError
+from domaingallery_core.trainables.adapter_settings import AdapterSettings
 from domaingallery_core.trainables.adapters import target_modules
-from domaingallery_core.trainables.kinds import KINDS, AdapterConfig
+from domaingallery_core.trainables.kinds import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_off_is_the_base_bit_for_bit_and_may_be_nested(kind):
     model = network()
     base = model(*inputs())
-    with filled(inject(model, AdapterConfig(kind=kind))) as adapter:
+    with filled(inject(model, AdapterSettings(kind=kind))) as adapter:
         on = model(*inputs())
         with adapter.off():
             with adapter.off():
@@ -50,7 +51,7 @@ def test_removal_puts_the_very_same_objects_back(failure, kind):
     before, output = snapshot(model), model(*inputs())
 
     def use():
-        with filled(inject(model, AdapterConfig(kind=kind))):
+        with filled(inject(model, AdapterSettings(kind=kind))):
             if failure:
                 raise failure
 
@@ -105,7 +106,7 @@ def test_the_state_has_the_keys_of_a_lora_and_is_a_copy():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_and_load_are_a_round_trip(kind):
-    config = AdapterConfig(kind=kind)
+    config = AdapterSettings(kind=kind)
     with filled(inject(network(), config)) as first, inject(network(), config) as second:
         second.load(first.state_dict())
 
@@ -137,13 +138,13 @@ def test_a_lora_of_another_model_is_refused_by_name_and_changes_nothing(change, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_of_another_model_is_refused_and_changes_nothing(kind):
     """Layers of another width, and of other names, come out of `imported` to be named by `load`."""
-    config = AdapterConfig(kind=kind, rank=2)
+    config = AdapterSettings(kind=kind, rank=2)
     wide, named = network(), network()
     wide.attn2.to_k = nn.Linear(2 * WIDTH, WIDTH, bias=False)
     named.attn3 = named.attn2
     del named.attn2
     for other in (wide, named):
-        with inject(other, AdapterConfig(kind=kind, rank=2, targets="attn[0-9].*")) as adapter:
+        with inject(other, AdapterSettings(kind=kind, rank=2, targets="attn[0-9].*")) as adapter:
             foreign = adapter.exported(adapter.state_dict())
         with filled(inject(network(), config)) as adapter:
             before = adapter.state_dict()
@@ -157,9 +158,9 @@ def test_an_adapter_of_another_model_is_refused_and_changes_nothing(kind):
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        (AdapterConfig(rank=9), "at most 8"),
-        (AdapterConfig(targets="nothing"), "got none"),
-        (AdapterConfig(targets=" , "), "or patterns of layer names"),
+        (AdapterSettings(rank=9), "at most 8"),
+        (AdapterSettings(targets="nothing"), "got none"),
+        (AdapterSettings(targets=" , "), "or patterns of layer names"),
     ],
 )
 def test_targets_and_ranks_that_do_not_fit_are_refused(config, named):
@@ -180,7 +181,7 @@ def test_a_second_adapter_is_refused():
 
 @pytest.mark.parametrize("targets", ["linear", "proj_in, proj_out", "*proj*"])
 def test_targets_may_be_other_layers(targets):
-    config = AdapterConfig(rank=2, targets=targets)
+    config = AdapterSettings(rank=2, targets=targets)
     with inject(network(), config) as adapter:
         assert len(adapter.parameters()) == 2 * (LAYERS + 2 if targets == "linear" else 2)
 

@@ -7,7 +7,8 @@ import torch
 from toys import LAYERS, filled, inject, inputs, network
 
 from domaingallery_core.errors import AdapterError
-from domaingallery_core.trainables.kinds import KINDS, AdapterConfig, describe
+from domaingallery_core.trainables.adapter_settings import AdapterSettings
+from domaingallery_core.trainables.kinds import KINDS, describe
 
 
 @pytest.mark.parametrize(("kind", "parts"), [("lora", 2), ("dora", 3), ("loha", 4), ("lokr", 2)])
@@ -15,7 +16,7 @@ def test_a_fresh_adapter_changes_nothing(kind, parts):
     model = network()
     before = model(*inputs())
 
-    with inject(model, AdapterConfig(kind=kind)) as adapter:
+    with inject(model, AdapterSettings(kind=kind)) as adapter:
         assert len(adapter.parameters()) == parts * LAYERS
         assert all(p.requires_grad and p.dtype == torch.float32 for p in adapter.parameters())
         if kind == "dora":  # a norm is divided by itself
@@ -25,7 +26,7 @@ def test_a_fresh_adapter_changes_nothing(kind, parts):
 
 
 def test_a_and_b_start_as_in_the_reference():
-    with inject(network(), AdapterConfig(rank=8, alpha=8.0)) as adapter:
+    with inject(network(), AdapterSettings(rank=8, alpha=8.0)) as adapter:
         weights = adapter.named_parameters()
         a = torch.cat([w.detach().flatten() for name, w in weights.items() if "lora_A" in name])
         b = torch.cat([w.detach().flatten() for name, w in weights.items() if "lora_B" in name])
@@ -38,7 +39,7 @@ def test_a_and_b_start_as_in_the_reference():
 @pytest.mark.parametrize(("rank", "alpha"), [(4, 4.0), (2, 6.0)])
 def test_the_adapter_equals_merged_weights(rank, alpha):
     model = network()
-    with filled(inject(model, AdapterConfig(rank=rank, alpha=alpha))) as adapter:
+    with filled(inject(model, AdapterSettings(rank=rank, alpha=alpha))) as adapter:
         found, state = model(*inputs()), adapter.state_dict()
 
     merged = network()
@@ -67,7 +68,7 @@ def expected_delta(kind, parts, scale, weight):
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_equals_merged_weights(kind, rank):
     model = network()
-    with filled(inject(model, AdapterConfig(rank=rank, alpha=2.0, kind=kind))) as adapter:
+    with filled(inject(model, AdapterSettings(rank=rank, alpha=2.0, kind=kind))) as adapter:
         found, state = model(*inputs()), adapter.state_dict()
 
     merged = network()
@@ -83,7 +84,7 @@ def test_each_kind_equals_merged_weights(kind, rank):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_exported_and_imported_is_the_same_adapter(kind):
     model = network()
-    with filled(inject(model, AdapterConfig(rank=1, alpha=3.0, kind=kind))) as adapter:
+    with filled(inject(model, AdapterSettings(rank=1, alpha=3.0, kind=kind))) as adapter:
         state = adapter.state_dict()
 
         again = adapter.imported(adapter.exported(state))
@@ -101,7 +102,7 @@ def test_dropout_acts_in_training_and_repeats_with_the_seed(kind):
         torch.manual_seed(3)
         return [model(*inputs()) for _ in range(2)]
 
-    with torch.random.fork_rng(), filled(inject(model, AdapterConfig(kind=kind, dropout=0.5))):
+    with torch.random.fork_rng(), filled(inject(model, AdapterSettings(kind=kind, dropout=0.5))):
         first, second = outputs()
 
         assert not torch.equal(first, second)
@@ -111,7 +112,7 @@ def test_dropout_acts_in_training_and_repeats_with_the_seed(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_global_generator_is_left_alone_and_the_seed_decides(kind):
-    state, config = torch.get_rng_state(), AdapterConfig(kind=kind)
+    state, config = torch.get_rng_state(), AdapterSettings(kind=kind)
     with (
         inject(network(), config, seed=3) as first,
         inject(network(), config, seed=3) as second,
@@ -129,7 +130,7 @@ def test_the_global_generator_is_left_alone_and_the_seed_decides(kind):
 def test_half_precision_bases_keep_a_float32_adapter(kind, dtype):
     model = network().to(dtype)
     x, level, context = (tensor.to(dtype) for tensor in inputs())
-    with filled(inject(model, AdapterConfig(kind=kind))) as adapter:
+    with filled(inject(model, AdapterSettings(kind=kind))) as adapter:
         out = model(x, level, context)
         out.float().square().sum().backward()
 
@@ -141,4 +142,4 @@ def test_half_precision_bases_keep_a_float32_adapter(kind, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rank_larger_than_a_layer_is_refused(kind):
     with pytest.raises(AdapterError, match=r"rank of at most 8 for the layer 'attn1.to_q', got 9"):
-        inject(network(), AdapterConfig(rank=9, kind=kind))
+        inject(network(), AdapterSettings(rank=9, kind=kind))

@@ -141,6 +141,6 @@ def test_a_rate_far_from_the_papers_is_warned_of_for_models_of_its_size(nodes, c
     plan = nodes("nodes.sockets").TrainingOptions().plan("domaingallery", 10, rate, 0)
 
     with caplog.at_level(logging.WARNING):
-        nodes("nodes.ahead.preflight").warn_of_rate(plan, Large(weights))
+        nodes("nodes.train.training").warn_of_rate(plan, Large(weights))
 
     assert ("60 times the paper's 5e-05" in caplog.text) == warned

@@ -249,7 +249,7 @@ def test_pixels_of_many_images_never_exist_at_once(comfy, nodes, monkeypatch):
     encoded = execute(nodes, source, vae=source.vae).source
 
     assert len(encoded) == 40 and most[0] == 8 and alive[0] == 0
-    assert [nodes("nodes.data.encoding").at_once(side, side) for side in (64, 512, 1024, 4096)] == [
+    assert [nodes("nodes.host.encoding").at_once(side, side) for side in (64, 512, 1024, 4096)] == [
         8,
         4,
         1,

@@ -358,9 +358,8 @@ def test_parts_of_other_families_are_named(nodes, output):
     class OtherVae(PlainVae):
         latent_channels = 16
 
-    source = nodes("nodes.data.source_images")
     with pytest.raises(Exception, match=r"VAE of this model \(4 channels\), got one of 16 channels"):
-        source.check_vae(tiny_model(), OtherVae())
+        nodes("nodes.host.encoding").check_vae(tiny_model(), OtherVae())
     wide = replace(tiny_prompts(nodes), source=[[torch.zeros(1, 6, 24), {}]])
     with pytest.raises(Exception, match=r"text encoder of this model \(16 wide\), got 24"):
         draw(nodes, prompts=wide)

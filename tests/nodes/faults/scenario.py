@@ -199,7 +199,7 @@ class Bench:
         ).result[0]  # fmt: skip
 
     def _operations(self) -> list[Operation]:
-        places = ("run.trainer", "run.optimizers", "files.writing")
+        places = ("run.trainer", "run.moving_average", "files.writing")
         core = {name: self.nodes(f"domaingallery_core.{name}") for name in places}
         live, progress = self.nodes("nodes.train.live"), self.nodes("nodes.host.progress")
         state = self.nodes("domaingallery_core.run.state").RunState
@@ -209,8 +209,8 @@ class Bench:
             Operation("clip", torch.nn.utils, "clip_grad_norm_"),
             Operation("optimizer", torch.optim.AdamW, "step"),
             Operation("optimizer, done", torch.optim.AdamW, "step", after=True),
-            Operation("average", core["run.optimizers"].MovingAverage, "update"),
-            Operation("average, done", core["run.optimizers"].MovingAverage, "update", after=True),
+            Operation("average", core["run.moving_average"].MovingAverage, "update"),
+            Operation("average, done", core["run.moving_average"].MovingAverage, "update", after=True),
             Operation("draw", core["run.trainer"], "draw"),
             Operation("restore", state, "restore"),
             Operation("restore, done", state, "restore", after=True),

@@ -24,7 +24,7 @@ def trained(nodes, model, see=None, **config):
         host.training(model),
         adapters.Adapter.inject(
             model.model.diffusion_model,
-            nodes("domaingallery_core.trainables.kinds").AdapterConfig(**config),
+            nodes("domaingallery_core.trainables.adapter_settings").AdapterSettings(**config),
             generator,
         ) as adapter,
     ):

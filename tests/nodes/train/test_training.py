@@ -87,7 +87,7 @@ def test_a_lora_acts_through_the_host_as_it_did_in_training(nodes, model):
         denoiser = host.HostDenoiser(model)
         [condition] = denoiser.conditions([prompts.target], x.clone())
         plain = denoiser(x.clone(), sigma, condition)
-        config = nodes("domaingallery_core.trainables.kinds").AdapterConfig()
+        config = nodes("domaingallery_core.trainables.adapter_settings").AdapterSettings()
         with core.Adapter.inject(model.model.diffusion_model, config, torch.Generator()) as adapter:
             adapter.load(nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(lora))
             expected = denoiser(x.clone(), sigma, condition).detach()
@@ -231,7 +231,7 @@ class Enough(Exception):
 @pytest.mark.parametrize(("stage", "rate"), [(erase, 1e-4), (train, 5e-5), (personalize, 5e-5)])
 def test_a_rate_far_above_the_papers_is_warned_of(nodes, model, monkeypatch, caplog, said, stage, rate):
     """Each stage has a rate of its own. The node says so before it begins, and goes on saying it."""
-    monkeypatch.setattr(nodes("nodes.ahead.preflight"), "LARGE", 1000)
+    monkeypatch.setattr(nodes("nodes.train.training"), "LARGE", 1000)
 
     def begin(_):
         raise Enough

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...domaingallery_core.data.datasets import Examples
 from ...domaingallery_core.errors import InputError, shown
-from ..host.progress import check_interrupt
 from ..sockets import SourceLatents
+from .progress import check_interrupt
 
 #: At most so many images, and about so many pixels, go through a VAE at once.
 IMAGES_AT_ONCE, PIXELS_AT_ONCE = 8, 2**20
@@ -117,3 +118,13 @@ def encode_chunk(vae: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
         return mean, None
     log_variance = torch.cat(parts)
     return mean, (0.5 * log_variance.clamp(-30, 20)).exp()
+
+
+def check_vae(model: ModelPatcher, vae) -> None:
+    """Raise InputError unless a VAE decodes what a MODEL draws, as far as can be told."""
+    expected, channels = model.model.latent_format.latent_channels, getattr(vae, "latent_channels", None)
+    if channels is not None and channels != expected:
+        raise InputError(
+            f"Expected the VAE of this model ({expected} channels), got one of {channels} channels. "
+            "Connect the VAE that belongs to the model."
+        )
