@@ -191,9 +191,10 @@ def pictures_of(batches: Sequence[Tensor], masks: Sequence[Tensor] | None) -> It
         yield from (Picture(number, image) for number, image in enumerate(images, 1))
         return
     for mask in masks:
-        if not isinstance(mask, Tensor) or mask.ndim < 2 or 0 in mask.shape or not mask.is_floating_point():
-            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-            raise InputError(f"Expected masks (H W) with pixels, got {shape!r}. Connect masks of the host.")
+        if mask.ndim < 2 or 0 in mask.shape or not mask.is_floating_point():
+            raise InputError(
+                f"Expected masks (H W) with pixels, got {shown(mask)}. Connect masks of the host."
+            )
     flat = [mask for batch in masks for mask in batch.reshape(-1, *batch.shape[-2:])]
     if len(flat) != len(images):
         raise InputError(

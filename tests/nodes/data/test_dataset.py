@@ -155,6 +155,23 @@ def test_images_go_to_their_category(nodes):
         assert torch.equal(part.source.latents, PlainVae().encode(source))
 
 
+def test_categories_have_names_without_images_too(nodes):
+    """As erasing needs no images."""
+    dataset = execute(nodes, [SOURCE, SOURCE], prompts=words(nodes, "face", "house"))
+
+    assert [(part.category, part.target) for part in dataset.parts()] == [("face", None), ("house", None)]
+
+
+def test_a_list_of_source_images_is_of_one_category(nodes):
+    """All get the size of the first, which need not be a square."""
+    batches = [torch.rand(2, 32, 48, 3), torch.rand(3, 40, 60, 3)]
+
+    source = execute(nodes, batches).source
+
+    assert torch.equal(source.latents[:2], PlainVae().encode(batches[0]))
+    assert source.latents.shape == (5, 3, 4, 6)
+
+
 def test_one_category_is_as_no_category(nodes):
     images = torch.rand(3, 32, 32, 3)
 
@@ -308,10 +325,10 @@ def test_a_mask_that_leaves_nothing_of_a_crop_is_named(comfy, nodes, fit, white)
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        (torch.ones(0, 32, 32), r"masks \(H W\) with pixels, got \(0, 32, 32\)"),
-        (torch.ones(2, 0, 32), r"masks \(H W\) with pixels, got \(2, 0, 32\)"),
-        (torch.ones(7), r"masks \(H W\) with pixels, got \(7,\)"),
-        (torch.ones(2, 4, 4).int(), r"masks \(H W\) with pixels, got \(2, 4, 4\)"),
+        (torch.ones(0, 32, 32), r"masks \(H W\) with pixels, got a tensor of \(0, 32, 32\)"),
+        (torch.ones(2, 0, 32), r"masks \(H W\) with pixels, got a tensor of \(2, 0, 32\)"),
+        (torch.ones(7), r"masks \(H W\) with pixels, got a tensor of \(7,\)"),
+        (torch.ones(2, 4, 4).int(), r"masks \(H W\) with pixels, got a tensor of \(2, 4, 4\) in int32"),
         (torch.ones(4, 4), "a mask for each of the 2 images of the domain, got 1"),
         (torch.tensor([[1.0, -torch.inf]]).expand(2, 4, 2), "something white in them.* for image 1"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -307,18 +309,21 @@ def test_training_leaves_the_model_as_it_was(comfy, nodes, without_gradients):
     assert all(p is objects[name] for name, p in model.model.named_parameters())
 
 
-def test_a_host_that_offloads_the_model_is_refused(comfy, nodes, monkeypatch):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_host_that_offloads_the_model_is_refused(comfy, nodes, monkeypatch, streamed):
+    """One that streams the weights need not load the model at all."""
     model = tiny_model()
+    model.is_dynamic = lambda: streamed
+    refused = pytest.raises(
+        nodes("domaingallery_core.errors").InputError, match="Start the host without --novram"
+    )
     monkeypatch.setattr(
         host_module("comfy.model_management"),
         "load_models_gpu",
         lambda *_, **__: setattr(model.model, "model_lowvram", True),
     )
 
-    with (
-        pytest.raises(nodes("domaingallery_core.errors").InputError, match="Start the host without --novram"),
-        nodes("nodes.host.model").training(model),
-    ):
+    with nullcontext() if streamed else refused, nodes("nodes.host.model").training(model):
         pass
 
 
