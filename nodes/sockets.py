@@ -110,12 +110,8 @@ class TrainingOptions:
         }
         check_keys(values, known)
         self.values = known | values
-        self.weights = {
-            term.name: term.weight
-            for method in METHODS.values()
-            for term in method.terms
-            if term.weight is not None and not term.times
-        } | dict(weights or {})
+        defaults = {name: w for method in METHODS.values() for name, w in method.weights.items()}
+        self.weights = defaults | dict(weights or {})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TrainingOptions) and vars(self) == vars(other)
@@ -136,8 +132,8 @@ class TrainingOptions:
         Raises:
             InputError: a value cannot work.
         """
-        own = {term.name for term in METHODS[method].terms if term.weight is not None and not term.times}
-        weights = {name: weight for name, weight in (self.weights | weights).items() if name in own}
+        given = self.weights | weights
+        weights = {name: given[name] for name in METHODS[method].weights}
         return TrainingPlan.of(
             method, steps=steps, learning_rate=learning_rate, seed=seed, weights=weights, **self.values
         )

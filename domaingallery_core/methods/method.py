@@ -64,6 +64,11 @@ class Method:
     def __init_subclass__(cls) -> None:
         METHODS[cls.name] = cls()
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return the default weight of each term that has one of its own."""
+        return {t.name: t.weight for t in self.terms if t.weight is not None and not t.times}
+
     def losses(
         self, ask: Ask, noised: NoisedBatch, conditions: Conditions, settings: MethodSettings
     ) -> Losses:
@@ -114,16 +119,15 @@ class MethodSettings(Settings):
     def __post_init__(self) -> None:
         check_choice("method", self.name, METHODS)
         Settings.__post_init__(self)
-        own = {
-            term.name: term.weight for term in self.method.terms if term.weight is not None and not term.times
-        }
-        check_keys(self.weights, own)
-        weights = own | dict(self.weights)
+        check_keys(self.weights, self.method.weights)
+        weights = self.method.weights | dict(self.weights)
         for name, weight in weights.items():
             check_number(f"the {name} weight", weight, least=0)
         object.__setattr__(self, "weights", weights)
         if not any(self.uses(term.name) for term in self.method.terms):
-            raise InputError(f"Expected a weight above 0 among {', '.join(own)}, got 0 for all. Raise one.")
+            raise InputError(
+                f"Expected a weight above 0 among {', '.join(weights)}, got 0 for all. Raise one."
+            )
 
     @property
     def method(self) -> Method:
