@@ -59,6 +59,12 @@ def nodes(pack: ModuleType):
     return lambda name: sys.modules[f"{pack.__name__}.{name}"]
 
 
+@pytest.fixture(scope="session")
+def errors(nodes) -> ModuleType:
+    """Return the errors of the pack, as it was loaded."""
+    return nodes("domaingallery_core.errors")
+
+
 @pytest.fixture
 def model(comfy: ModuleType) -> Any:
     """Return a MODEL of the test's own, with random weights."""

@@ -112,14 +112,14 @@ def encode(nodes, cls):
         ("train.personalization", "DomainGalleryPersonalize", personalize),
     ],
 )
-def test_each_node_looks_ahead_before_it_works(nodes, monkeypatch, said, room, name, execute):
+def test_each_node_looks_ahead_before_it_works(nodes, errors, monkeypatch, said, room, name, execute):
     """Any may be the first that runs, as the host keeps what those before it gave."""
     monkeypatch.setattr(nodes("nodes.ahead.preflight"), "running_outputs", lambda prompt: ["save"])
     prompt = {"here": node(name), "save": node("DomainGallerySaveLora", lora=["here", 0], name="../x")}
     hidden = SimpleNamespace(prompt=prompt, unique_id="here")
     running = type(name, (getattr(nodes(f"nodes.{room}"), name),), {"hidden": hidden})
 
-    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=r"name inside the folder output"):
+    with pytest.raises(errors.InputError, match=r"name inside the folder output"):
         execute(nodes, running)
 
     assert said == []

@@ -200,10 +200,10 @@ IMAGES = torch.rand(3, 32, 32, 3)
         ([SOURCE, torch.rand(4, 8, 8, 3)], None, {"prompts": ("face", "house")}, "source images of about 32"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_named(nodes, source, target, options, message):
+def test_what_cannot_work_is_named(nodes, errors, source, target, options, message):
     if "prompts" in options:
         options = options | {"prompts": words(nodes, *options["prompts"])}
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(errors.InputError, match=message):
         execute(nodes, source, target, **options)
 
 
@@ -288,13 +288,13 @@ def test_with_buckets_each_source_image_is_encoded_once(comfy, nodes):
 
 
 @pytest.mark.parametrize("fit", ["centre crop", "buckets"])
-def test_a_damaged_source_image_is_named_by_its_number(nodes, fit):
+def test_a_damaged_source_image_is_named_by_its_number(nodes, errors, fit):
     """Also where a bucket has some of them only."""
     source = torch.rand(12, 32, 32, 3)
     source[8, 0, 0, 0] = torch.nan
     images = [torch.rand(1, 32, 64, 3), torch.rand(1, 64, 32, 3)]
 
-    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=r"source images \(number 9\)"):
+    with pytest.raises(errors.InputError, match=r"source images \(number 9\)"):
         execute(nodes, source, images, fit=fit)
 
 
@@ -313,12 +313,14 @@ def test_crops_go_through_the_vae_a_few_at_a_time(nodes):
 
 
 @pytest.mark.parametrize(("fit", "white"), [("centre crop", 4), ("random crop", 4), ("random crop", 48)])
-def test_a_mask_that_leaves_nothing_of_a_crop_is_named(comfy, nodes, fit, white):
+def test_a_mask_that_leaves_nothing_of_a_crop_is_named(comfy, nodes, errors, fit, white):
     """Even of a single one."""
     masks = torch.ones(2, 32, 96)
     masks[1, :, white:] = 0  # there is something white at one edge alone
 
-    with pytest.raises(Exception, match=r"in each crop of 32 x 32 pixels, got a crop of image 2 without"):
+    with pytest.raises(
+        errors.InputError, match=r"in each crop of 32 x 32 pixels, got a crop of image 2 without"
+    ):
         execute(nodes, SOURCE, torch.rand(2, 32, 96, 3), masks=[masks], fit=fit)
 
 
@@ -333,16 +335,16 @@ def test_a_mask_that_leaves_nothing_of_a_crop_is_named(comfy, nodes, fit, white)
         (torch.tensor([[1.0, -torch.inf]]).expand(2, 4, 2), "something white in them.* for image 1"),
     ],
 )
-def test_masks_that_cannot_work_are_named(comfy, nodes, masks, message):
-    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
+def test_masks_that_cannot_work_are_named(comfy, nodes, errors, masks, message):
+    with pytest.raises(errors.InputError, match=message):
         execute(nodes, SOURCE, torch.rand(2, 32, 32, 3), masks=[masks])
 
 
 @pytest.mark.parametrize(
     "text", ["2000000000 face", "1" + 5000 * "0" + " face", "face, 99999999999999999999 house"]
 )
-def test_counts_beyond_the_images_are_refused_at_once(comfy, nodes, text):
-    with pytest.raises(Exception, match="category of each of the 2 images, got more"):
+def test_counts_beyond_the_images_are_refused_at_once(comfy, nodes, errors, text):
+    with pytest.raises(errors.InputError, match="category of each of the 2 images, got more"):
         execute(
             nodes, [SOURCE, SOURCE], torch.rand(2, 32, 32, 3), prompts=words(nodes, "face", "house"),
             categories=text,

@@ -82,27 +82,27 @@ def test_captions_are_beside_their_images(nodes, folder):
     assert load(nodes)[1] == ["an old face", "", "a house"]
 
 
-def test_all_images_that_cannot_be_read_are_named(nodes, folder):
+def test_all_images_that_cannot_be_read_are_named(nodes, errors, folder):
     rgb(HALF).save(folder / "good.png")
     rgb(np.tile(HALF, (30, 30))).save(folder / "half.png")
     (folder / "half.png").write_bytes((folder / "half.png").read_bytes()[:200])
     (folder / "text.jpg").write_text("not an image")
     (folder / "nothing.webp").write_bytes(b"")
 
-    with pytest.raises(Exception, match=r"4 images .*, got 3 that cannot.*half.png.*nothing.webp"):
+    with pytest.raises(errors.FileError, match=r"4 images .*, got 3 that cannot.*half.png.*nothing.webp"):
         load(nodes)
 
 
 @pytest.mark.parametrize("name", ["../..", "/", "other", ".."])
-def test_folders_elsewhere_are_refused(nodes, folder, name):
-    with pytest.raises(Exception, match="Expected folder to be one of"):
+def test_folders_elsewhere_are_refused(nodes, errors, folder, name):
+    with pytest.raises(errors.InputError, match="Expected folder to be one of"):
         load(nodes, name)
-    with pytest.raises(Exception, match="Expected a folder inside the input folder"):
+    with pytest.raises(errors.InputError, match="Expected a folder inside the input folder"):
         nodes("nodes.data.folders").input_folder(name)
 
 
-def test_an_empty_folder_is_refused(nodes, folder):
-    with pytest.raises(Exception, match="Expected images in the folder 'faces', got none"):
+def test_an_empty_folder_is_refused(nodes, errors, folder):
+    with pytest.raises(errors.InputError, match="Expected images in the folder 'faces', got none"):
         load(nodes)
 
 
@@ -140,10 +140,10 @@ def test_grey_values_of_any_range_are_neither_black_nor_white(nodes, folder, mod
 @pytest.mark.parametrize(
     ("value", "words"), [(float("nan"), "values that are"), (-3.0, "values below 0, down to -3")]
 )
-def test_grey_values_that_are_no_picture_are_named(nodes, folder, value, words):
+def test_grey_values_that_are_no_picture_are_named(nodes, errors, folder, value, words):
     Image.fromarray(np.full((9, 9), value, dtype=np.float32)).save(folder / "a.tiff")
 
-    with pytest.raises(Exception, match=rf"'a\.tiff' \(it holds {words}"):
+    with pytest.raises(errors.FileError, match=rf"'a\.tiff' \(it holds {words}"):
         load(nodes, "faces")
 
 
@@ -157,7 +157,7 @@ def test_large_photos_are_loaded_smaller(nodes, folder, kind):
     assert sizes == {600: (300, 600), 2048: (1024, 2048), 0: (1500, 3000)}
 
 
-def test_links_and_names_of_any_kind_do_no_harm(nodes, folder):
+def test_links_and_names_of_any_kind_do_no_harm(nodes, errors, folder):
     """A link that leads nowhere is named, also where its name is no text."""
     node = nodes("nodes.data.folders").DomainGalleryLoadImages
     Image.new("RGB", (9, 9)).save(folder / "a.png")
@@ -168,5 +168,7 @@ def test_links_and_names_of_any_kind_do_no_harm(nodes, folder):
     os.symlink("nowhere", os.path.join(os.fsencode(folder), b"d\xff.png"))
 
     assert first != node.fingerprint_inputs("faces", 2048)
-    with pytest.raises(Exception, match=r"got 2 that cannot: 'c\.png' \(No such file or directory\); 'd"):
+    with pytest.raises(
+        errors.FileError, match=r"got 2 that cannot: 'c\.png' \(No such file or directory\); 'd"
+    ):
         load(nodes, "faces")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-def test_an_identifier_that_the_text_encoder_does_not_read_is_refused(nodes):
+def test_an_identifier_that_the_text_encoder_does_not_read_is_refused(nodes, errors):
     class Clip:
         """Knows no word of three letters."""
 
@@ -19,7 +19,7 @@ def test_an_identifier_that_the_text_encoder_does_not_read_is_refused(nodes):
     node = nodes("nodes.data.prompts").DomainGalleryPrompts
 
     assert node.execute(Clip(), "olis", "face")[0].identifier == "olis"
-    with pytest.raises(Exception, match="got 'sks': 'a sks face' and 'a face' are the same to it"):
+    with pytest.raises(errors.InputError, match="got 'sks': 'a sks face' and 'a face' are the same to it"):
         node.execute(Clip(), "sks", "face")
 
 

@@ -70,8 +70,8 @@ def test_the_centre_is_kept(nodes, height, width):
         (torch.rand(2, 32, 32, 3), torch.full((1, 32, 32, 3), float("nan")), r"target images \(number 1\)"),
     ],
 )  # fmt: skip
-def test_images_that_cannot_work_are_named(nodes, source, target, message):
-    with pytest.raises(Exception, match=message):
+def test_images_that_cannot_work_are_named(nodes, errors, source, target, message):
+    with pytest.raises(errors.InputError, match=message):
         execute(nodes, source, target)
 
 
@@ -140,8 +140,8 @@ def test_drawing_can_be_cancelled(drawn, monkeypatch):
         ("Face", "face ", "identifier that differs from the category"),
     ],
 )
-def test_words_that_cannot_work_are_named(nodes, identifier, category, message):
-    with pytest.raises(Exception, match=message):
+def test_words_that_cannot_work_are_named(nodes, errors, identifier, category, message):
+    with pytest.raises(errors.InputError, match=message):
         nodes("nodes.data.prompts").checked_words(identifier, category)
 
 

@@ -142,12 +142,12 @@ def test_what_is_kept_stays_as_it_is_when_others_are_drawn_again(nodes, output, 
     assert kept.read_bytes() == content and lost.exists()
 
 
-def test_images_that_are_not_finite_are_refused_and_not_kept(nodes, output):
+def test_images_that_are_not_finite_are_refused_and_not_kept(nodes, errors, output):
     model, key = tiny_model(), "diffusion_model.out.2.weight"
     broken = torch.full(model.model.state_dict()[key].shape, float("nan"))
     model.add_patches({key: ("diff", (broken,))})
 
-    with pytest.raises(nodes("domaingallery_core.errors").InputError, match="latents that are not finite"):
+    with pytest.raises(errors.InputError, match="latents that are not finite"):
         draw(nodes, model)
 
     assert not list(output.rglob("*.safetensors"))
@@ -354,14 +354,14 @@ def test_a_sampler_that_takes_more_steps_does_not_draw_more_images(nodes, output
     assert {text for _, _, text, _ in updates[1:]} == {"1 of 1 images, 0 s left"}
 
 
-def test_parts_of_other_families_are_named(nodes, output):
+def test_parts_of_other_families_are_named(nodes, errors, output):
     class OtherVae(PlainVae):
         latent_channels = 16
 
-    with pytest.raises(Exception, match=r"VAE of this model \(4 channels\), got one of 16 channels"):
+    with pytest.raises(errors.InputError, match=r"VAE of this model \(4 channels\), got one of 16 channels"):
         nodes("nodes.host.encoding").check_vae(tiny_model(), OtherVae())
     wide = replace(tiny_prompts(nodes), source=[[torch.zeros(1, 6, 24), {}]])
-    with pytest.raises(Exception, match=r"text encoder of this model \(16 wide\), got 24"):
+    with pytest.raises(errors.InputError, match=r"text encoder of this model \(16 wide\), got 24"):
         draw(nodes, prompts=wide)
-    with pytest.raises(Exception, match="prompts with a pooled embedding"):
+    with pytest.raises(errors.InputError, match="prompts with a pooled embedding"):
         draw(nodes, model=tiny_model(pooled=5))

@@ -28,18 +28,20 @@ NAN, INF = float("nan"), float("inf")
     ],
 )
 @pytest.mark.parametrize("way", WAYS)
-def test_what_cannot_work_is_refused_before_the_first_step(nodes, model, prompts, way, changes, message):
+def test_what_cannot_work_is_refused_before_the_first_step(
+    nodes, errors, model, prompts, way, changes, message
+):
     enhancement = {"mode": "VN-N", "enhancement": 0.7, "prompts": prompts} | changes
 
     def run():
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(errors.InputError, match=message):
             draw(nodes, way, model, prompts.target, prompts.empty, latent(), enhancement)
 
     assert rows_of(model, run)[1] == []
 
 
-def test_a_scale_that_is_not_a_number_is_refused(nodes, model, prompts):
-    with pytest.raises(Exception, match="cfg to be a finite number from 0 to 100, got inf"):
+def test_a_scale_that_is_not_a_number_is_refused(nodes, errors, model, prompts):
+    with pytest.raises(errors.InputError, match="cfg to be a finite number from 0 to 100, got inf"):
         draw(
             nodes, "Domain KSampler", model, prompts.target, prompts.empty, latent(),
             {"mode": "none", "enhancement": 0.0}, cfg=INF,
@@ -47,20 +49,20 @@ def test_a_scale_that_is_not_a_number_is_refused(nodes, model, prompts):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_prompts_of_another_text_encoder_are_refused(nodes, model, prompts, way):
+def test_prompts_of_another_text_encoder_are_refused(nodes, errors, model, prompts, way):
     """Of another model family, or with a pooled embedding of another width."""
     wide = [[torch.zeros(1, 6, 24), {}]]
     pooled = conditioning(3, pooled=8)
     enhancement = {"mode": "VN-N", "enhancement": 0.7}
 
-    with pytest.raises(Exception, match="encoded for this model, 16 numbers for a token, got 24"):
+    with pytest.raises(errors.InputError, match="encoded for this model, 16 numbers for a token, got 24"):
         draw(nodes, way, model, prompts.target, prompts.empty, latent(), enhancement | {"base": wide})
-    with pytest.raises(Exception, match="from one text encoder, got 8 and 5 numbers for a prompt"):
+    with pytest.raises(errors.InputError, match="from one text encoder, got 8 and 5 numbers for a prompt"):
         positive = conditioning(4, pooled=5)
         draw(nodes, way, model, positive, positive, latent(), enhancement | {"base": pooled})
 
 
-def test_a_guider_without_a_negative_is_refused_where_the_mode_reads_it(nodes, model, prompts):
+def test_a_guider_without_a_negative_is_refused_where_the_mode_reads_it(nodes, errors, model, prompts):
     custom = importlib.import_module("comfy_extras.nodes_custom_sampler")
 
     def guider(mode):
@@ -71,7 +73,7 @@ def test_a_guider_without_a_negative_is_refused_where_the_mode_reads_it(nodes, m
     found, rows = predict_with(guider("VN-N"))
     close(found, alone(model, prompts.target) + 0.7 * directions(model, prompts)["VN-N"])
     assert rows == [2]
-    with pytest.raises(Exception, match="guider with a negative conditioning, got one without"):
+    with pytest.raises(errors.InputError, match="guider with a negative conditioning, got one without"):
         predict_with(guider("V-uncond"))
 
 

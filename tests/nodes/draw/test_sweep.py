@@ -72,9 +72,9 @@ def test_the_grid_is_one_image(nodes, model, prompts):
         ),
     ],
 )
-def test_what_cannot_work_is_refused_before_the_first_step(nodes, model, prompts, changes, message):
+def test_what_cannot_work_is_refused_before_the_first_step(nodes, errors, model, prompts, changes, message):
     def run():
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(errors.InputError, match=message):
             sweep(nodes, model, prompts, **changes)
 
     assert rows_of(model, run)[1] == []

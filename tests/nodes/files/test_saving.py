@@ -142,8 +142,8 @@ def test_files_are_numbered_and_named_to_the_user(nodes, lora, output):
 @pytest.mark.parametrize(
     "name", ["", "  ", "..", "../x", "a/../../x", "a\\..\\x", "/etc/x", "C:\\x", "C:x", "\\\\server\\x", "a/"]
 )
-def test_names_that_climb_out_are_refused(nodes, lora, output, name):
-    with pytest.raises(Exception, match="name inside the folder output/loras, got"):
+def test_names_that_climb_out_are_refused(nodes, errors, lora, output, name):
+    with pytest.raises(errors.InputError, match="name inside the folder output/loras, got"):
         save(nodes, lora, name)
 
     assert not list(output.rglob("*.*"))
@@ -158,12 +158,12 @@ def test_a_lora_of_the_host_can_be_saved(nodes, lora, output):
     assert same(host_module("comfy.utils").load_torch_file(path), plain)
 
 
-def test_a_failed_write_leaves_no_file(nodes, lora, output, monkeypatch):
+def test_a_failed_write_leaves_no_file(nodes, errors, lora, output, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nodes("domaingallery_core.files.writing").os, "fsync", full)
-    with pytest.raises(Exception, match="No space left on device"):
+    with pytest.raises(errors.FileError, match="No space left on device"):
         save(nodes, lora)
 
     assert not list(output.rglob("*.*"))
@@ -181,16 +181,18 @@ def test_a_number_that_another_process_took_meanwhile_is_left_to_it(nodes, lora,
     assert second.name == "sketch_00002_.safetensors" and first.read_bytes() == before
 
 
-def test_whatever_is_in_the_place_of_a_file_or_folder_is_named_or_passed_over(nodes, lora, output, tmp_path):
+def test_whatever_is_in_the_place_of_a_file_or_folder_is_named_or_passed_over(
+    nodes, errors, lora, output, tmp_path
+):
     (output / "loras" / "sketch_00001_.safetensors").mkdir(parents=True)
     assert Path(save(nodes, lora)[0]).name == "sketch_00002_.safetensors"
     (output / "loras" / "file").write_bytes(b"")
-    with pytest.raises(Exception, match="Expected to write"):
+    with pytest.raises(errors.FileError, match="Expected to write"):
         save(nodes, lora, "file/sketch")
-    with pytest.raises(Exception, match="Expected to write"):
+    with pytest.raises(errors.FileError, match="Expected to write"):
         save(nodes, lora, "x" * 300)
     (output / "loras" / "out").symlink_to("/")
-    with pytest.raises(Exception, match="which a link leads out of"):
+    with pytest.raises(errors.InputError, match="which a link leads out of"):
         save(nodes, lora, "out/sketch")
 
 
@@ -206,17 +208,17 @@ def test_a_folder_of_loras_that_is_a_link_is_taken(nodes, lora, output, tmp_path
 @pytest.mark.parametrize(
     ("name", "sign"), [("a\0b", "U+0000"), ("a\ud800", "U+D800"), ("x" * 10_001, "at most 10000")]
 )
-def test_names_that_no_disk_takes_are_named(nodes, lora, output, name, sign):
+def test_names_that_no_disk_takes_are_named(nodes, errors, lora, output, name, sign):
     node = nodes("nodes.files.saving").DomainGallerySaveLora
 
-    with pytest.raises(Exception, match=re.escape(sign)):
+    with pytest.raises(errors.InputError, match=re.escape(sign)):
         node.execute(lora=lora, name=name, key_format="comfyui")
 
 
-def test_weights_that_are_not_finite_are_not_saved(nodes, lora, output):
+def test_weights_that_are_not_finite_are_not_saved(nodes, errors, lora, output):
     next(iter(lora.values())).fill_(float("nan"))
 
-    with pytest.raises(Exception, match="finite"):
+    with pytest.raises(errors.InputError, match="finite"):
         save(nodes, lora)
 
     assert not list(output.rglob("*.*"))

@@ -139,13 +139,13 @@ def test_a_wrapper_of_the_network_runs_while_it_is_trained(comfy, nodes):
     assert all(torch.equal(0.5 * one, other) for one, other in zip(plain, wrapped, strict=True))
 
 
-def test_a_patch_that_stops_the_gradient_is_named(comfy, nodes):
+def test_a_patch_that_stops_the_gradient_is_named(comfy, nodes, errors):
     model = tiny_model()
     model.set_model_unet_function_wrapper(
         lambda apply, given: apply(given["input"], given["timestep"], **given["c"]).detach()
     )
 
-    with pytest.raises(Exception, match="losses with a gradient, got some without"):
+    with pytest.raises(errors.TrainingError, match="losses with a gradient, got some without"):
         erase(nodes, model)
 
 
@@ -159,10 +159,10 @@ def test_a_patch_that_stops_the_gradient_is_named(comfy, nodes):
         ([[torch.zeros(6, 16), {}]], "encoded prompts, got an empty conditioning"),
     ],
 )
-def test_conditionings_that_are_no_prompts_are_named(comfy, nodes, given, message):
+def test_conditionings_that_are_no_prompts_are_named(comfy, nodes, errors, given, message):
     denoiser = nodes("nodes.host.model").HostDenoiser(tiny_model())
 
-    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
+    with pytest.raises(errors.InputError, match=message):
         denoiser.conditions([given], torch.zeros(1, 4, 8, 8))
 
 
@@ -173,19 +173,19 @@ def test_conditionings_that_are_no_prompts_are_named(comfy, nodes, given, messag
         (5, conditioning(0), "prompts with a pooled embedding, as this model reads, got none"),
     ],
 )
-def test_prompts_of_another_text_encoder_are_refused(comfy, nodes, pooled, given, message):
-    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
+def test_prompts_of_another_text_encoder_are_refused(comfy, nodes, errors, pooled, given, message):
+    with pytest.raises(errors.InputError, match=message):
         nodes("nodes.host.model").check_text_encoder(tiny_model(pooled=pooled), given)
 
 
-def test_conditions_other_than_plain_tensors_are_refused_by_name(comfy, nodes, monkeypatch):
+def test_conditions_other_than_plain_tensors_are_refused_by_name(comfy, nodes, errors, monkeypatch):
     model, conds = tiny_model(), host_module("comfy.conds")
     monkeypatch.setattr(
         model.model, "extra_conds", lambda **given: {"references": conds.CONDList([torch.zeros(1, 4, 8, 8)])}
     )
     denoiser = nodes("nodes.host.model").HostDenoiser(model)
 
-    with pytest.raises(nodes("domaingallery_core.errors").InputError, match="'references' as a CONDList"):
+    with pytest.raises(errors.InputError, match="'references' as a CONDList"):
         denoiser.conditions([conditioning(0)], torch.zeros(1, 4, 8, 8))
 
 
@@ -234,8 +234,8 @@ def test_the_process_is_that_of_the_samplers(comfy, nodes, kind, expected):
 
 
 @pytest.mark.parametrize("kind", ["EDM", "V_PREDICTION_EDM", "STABLE_CASCADE", "IMG_TO_IMG"])
-def test_other_predictions_are_refused_by_name(comfy, nodes, kind):
-    with pytest.raises(Exception, match=f"epsilon, v or a flow, got .*{kind}"):
+def test_other_predictions_are_refused_by_name(comfy, nodes, errors, kind):
+    with pytest.raises(errors.InputError, match=f"epsilon, v or a flow, got .*{kind}"):
         nodes("nodes.host.model").process_of(tiny_model(kind))
 
 
@@ -277,12 +277,12 @@ def test_features_are_the_skip_tensors_and_nothing_after_them_runs(comfy, nodes)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(features, skips, strict=True))
 
 
-def test_features_of_a_model_without_a_down_path_are_refused(comfy, nodes):
+def test_features_of_a_model_without_a_down_path_are_refused(comfy, nodes, errors):
     model = tiny_model()
     model.model.diffusion_model = nn.Identity()
     denoiser = nodes("nodes.host.model").HostDenoiser(model)
 
-    with pytest.raises(nodes("domaingallery_core.errors").InputError, match="a UNet for the similarity term"):
+    with pytest.raises(errors.InputError, match="a UNet for the similarity term"):
         denoiser.features(torch.zeros(1, 4, 8, 8), torch.ones(1), None)
 
 
@@ -310,13 +310,11 @@ def test_training_leaves_the_model_as_it_was(comfy, nodes, without_gradients):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_host_that_offloads_the_model_is_refused(comfy, nodes, monkeypatch, streamed):
+def test_a_host_that_offloads_the_model_is_refused(comfy, nodes, errors, monkeypatch, streamed):
     """One that streams the weights need not load the model at all."""
     model = tiny_model()
     model.is_dynamic = lambda: streamed
-    refused = pytest.raises(
-        nodes("domaingallery_core.errors").InputError, match="Start the host without --novram"
-    )
+    refused = pytest.raises(errors.InputError, match="Start the host without --novram")
     monkeypatch.setattr(
         host_module("comfy.model_management"),
         "load_models_gpu",
@@ -407,6 +405,6 @@ def test_latents_are_scaled_for_the_model_once(comfy, nodes):
     torch.testing.assert_close(scaled, latents.clone() * 0.18215)
 
 
-def test_latents_of_another_family_are_refused(comfy, nodes):
-    with pytest.raises(Exception, match=r"VAE of this model \(4 channels\), got 16"):
+def test_latents_of_another_family_are_refused(comfy, nodes, errors):
+    with pytest.raises(errors.InputError, match=r"VAE of this model \(4 channels\), got 16"):
         nodes("nodes.host.model").training_latents(tiny_model(), tiny_latents(2, channels=16))

@@ -103,7 +103,7 @@ def test_the_same_category_twice_takes_turns(nodes, model):
         ("no source", "source images of 'cat', got those of 'face' alone"),
     ],
 )
-def test_what_cannot_work_is_named(nodes, model, case, message):
+def test_what_cannot_work_is_named(nodes, errors, model, case, message):
     data, words, changes = tiny_dataset(nodes), subject_prompts(nodes), {}
     examples = nodes("domaingallery_core.data.datasets").Examples
     if case == "same word":
@@ -124,25 +124,25 @@ def test_what_cannot_work_is_named(nodes, model, case, message):
     elif case == "no words":
         changes = {"prompts": two_categories(nodes)[0]}
 
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(errors.InputError, match=message):
         if case == "no source":
             erase(nodes, model, subject_prompts=subject_prompts(nodes, category="cat"))
         else:
             personalize(nodes, model, subject_prompts=words, subject_dataset=data, **changes)
 
 
-def test_prompts_of_another_text_encoder_are_named(nodes, model):
+def test_prompts_of_another_text_encoder_are_named(nodes, errors, model):
     wide = replace(tiny_prompts(nodes), target=[[torch.zeros(1, 6, 24), {}]])
 
-    with pytest.raises(Exception, match=r"text encoder of this model \(16 wide\), got 24"):
+    with pytest.raises(errors.InputError, match=r"text encoder of this model \(16 wide\), got 24"):
         train(nodes, model, prompts=wide)
 
 
-def test_latents_of_another_family_are_named(nodes, model):
+def test_latents_of_another_family_are_named(nodes, errors, model):
     examples = nodes("domaingallery_core.data.datasets").Examples
     data = replace(tiny_dataset(nodes), source=examples(torch.zeros(3, 16, 8, 8)), target=None)
 
-    with pytest.raises(Exception, match=r"VAE of this model \(4 channels\), got 16 channels"):
+    with pytest.raises(errors.InputError, match=r"VAE of this model \(4 channels\), got 16 channels"):
         erase(nodes, model, dataset=data)
 
 

@@ -108,18 +108,18 @@ def test_the_model_draws_the_same_after_a_training(nodes, cancel_at, run_options
         assert not {"forward", "comfy_cast_weights"} & module.__dict__.keys()
 
 
-def test_another_plan_under_the_name_of_a_run_is_refused(nodes, model, dataset, run_options):
+def test_another_plan_under_the_name_of_a_run_is_refused(nodes, errors, model, dataset, run_options):
     options = run_options(checkpoint_every=2, run_name="faces/first")
     train(nodes, model, run_options=options)
 
     with pytest.raises(
-        Exception, match=r"plan\.optimizer\.learning_rate was 0\.01 and is 0\.02.*another run name"
+        errors.InputError, match=r"plan\.optimizer\.learning_rate was 0\.01 and is 0\.02.*another run name"
     ):
         train(nodes, model, learning_rate=2e-2, run_options=options)
-    with pytest.raises(Exception, match=r"got another one: target images differs"):
+    with pytest.raises(errors.InputError, match=r"got another one: target images differs"):
         other = replace(dataset, target=tiny_dataset(nodes, seed=8).target)
         train(nodes, model, dataset=other, run_options=options)
-    with pytest.raises(Exception, match=r"got another one: base model weights differs\. Set"):
+    with pytest.raises(errors.InputError, match=r"got another one: base model weights differs\. Set"):
         train(nodes, tiny_model(seed=1), run_options=options)
 
     again = run_options(checkpoint_every=2, run_name="faces/first", resume=False)
@@ -127,11 +127,11 @@ def test_another_plan_under_the_name_of_a_run_is_refused(nodes, model, dataset, 
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "C:\\x", "a/"])
-def test_run_names_that_climb_out_are_refused(nodes, name):
+def test_run_names_that_climb_out_are_refused(nodes, errors, name):
     node = nodes("nodes.train.run_options").DomainGalleryRunOptions
     values = {part.id: part.default for part in node.GET_SCHEMA().inputs} | {"run_name": name}
 
-    with pytest.raises(Exception, match="inside the folder output/domaingallery/checkpoints, got"):
+    with pytest.raises(errors.InputError, match="inside the folder output/domaingallery/checkpoints, got"):
         node.execute(**values)
 
 

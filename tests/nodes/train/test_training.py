@@ -149,35 +149,39 @@ def test_rank_and_alpha_of_an_erased_lora_are_kept(nodes, model):
     assert json.loads(trained.metadata["domaingallery.plan"])["adapter"]["alpha"] == 1.0
 
 
-def test_an_erased_lora_and_options_that_differ_are_refused(nodes, model):
+def test_an_erased_lora_and_options_that_differ_are_refused(nodes, errors, model):
     erased = erase(nodes, model)[0]
     options = nodes("nodes.sockets").TrainingOptions(rank=2, alpha=2.0)
 
-    with pytest.raises(Exception, match=r"with rank 2 and alpha 2, got one that differs"):
+    with pytest.raises(errors.AdapterError, match=r"with rank 2 and alpha 2, got one that differs"):
         train(nodes, model, erased=erased, options=options)
 
 
-def test_an_erased_lora_of_another_model_is_refused(nodes, model):
+def test_an_erased_lora_of_another_model_is_refused(nodes, errors, model):
     erased = erase(nodes, model)[0]
     other = {name.replace("input_blocks.1", "input_blocks.9"): tensor for name, tensor in erased.items()}
     before = weights_of(model)
 
-    with pytest.raises(Exception, match=r"is missing.*Use a LoRA made for this model"):
+    with pytest.raises(errors.AdapterError, match=r"is missing.*Use a LoRA made for this model"):
         train(nodes, model, erased=other)
 
     assert same(before, weights_of(model))
 
 
 @pytest.mark.parametrize(
-    ("lora", "message"),
+    ("lora", "error", "message"),
     [
-        ({"lora_unet_x.lora_down.weight": torch.zeros(1)}, "begin with 'diffusion_model.'"),
-        ({"diffusion_model.x.lora_up.weight": torch.zeros(1)}, "made by Erase Prior Attributes"),
-        ({}, "made by Erase Prior Attributes"),
+        ({"lora_unet_x.lora_down.weight": torch.zeros(1)}, "FileError", "begin with 'diffusion_model.'"),
+        (
+            {"diffusion_model.x.lora_up.weight": torch.zeros(1)},
+            "AdapterError",
+            "made by Erase Prior Attributes",
+        ),
+        ({}, "AdapterError", "made by Erase Prior Attributes"),
     ],
 )
-def test_loras_of_other_kinds_are_refused(nodes, model, lora, message):
-    with pytest.raises(Exception, match=message):
+def test_loras_of_other_kinds_are_refused(nodes, errors, model, lora, error, message):
+    with pytest.raises(getattr(errors, error), match=message):
         train(nodes, model, erased=lora)
 
 
@@ -189,8 +193,8 @@ def test_loras_of_other_kinds_are_refused(nodes, model, lora, message):
         ({"learning_rate": float("nan")}, "learning_rate to be a finite number from 0 to 1, got nan"),
     ],
 )
-def test_numbers_that_cannot_work_are_named(nodes, model, changes, message):
-    with pytest.raises(Exception, match=message):
+def test_numbers_that_cannot_work_are_named(nodes, errors, model, changes, message):
+    with pytest.raises(errors.InputError, match=message):
         erase(nodes, model, **changes)
 
 
@@ -198,19 +202,19 @@ def test_numbers_that_cannot_work_are_named(nodes, model, changes, message):
     ("count", "message"),
     [(0, "images of the domain, got a dataset without them"), (1, "at least 2 images of the domain, got 1")],
 )
-def test_training_without_images_of_the_domain_is_refused(nodes, model, dataset, count, message):
+def test_training_without_images_of_the_domain_is_refused(nodes, errors, model, dataset, count, message):
     """What is of the domain is what two images share."""
     target = nodes("domaingallery_core.data.datasets").Examples(tiny_latents(count)) if count else None
 
-    with pytest.raises(nodes("domaingallery_core.errors").InputError, match=message):
+    with pytest.raises(errors.InputError, match=message):
         train(nodes, model, dataset=replace(dataset, target=target))
 
 
-def test_target_and_source_of_different_size_are_refused(nodes, model, dataset):
+def test_target_and_source_of_different_size_are_refused(nodes, errors, model, dataset):
     small = nodes("domaingallery_core.data.datasets").Examples(torch.zeros(3, 4, 4, 4))
     mixed = nodes("nodes.sockets").LatentDataset(source=dataset.source, target=small)
 
-    with pytest.raises(Exception, match="latents of one size"):
+    with pytest.raises(errors.InputError, match="latents of one size"):
         train(nodes, model, dataset=mixed)
 
 
@@ -305,9 +309,9 @@ def test_half_precision_bases_train_in_both_stages(comfy, nodes, dtype, adapter)
     assert same(before, weights_of(model))
 
 
-def test_an_erased_lora_of_another_kind_is_refused(nodes, model):
+def test_an_erased_lora_of_another_kind_is_refused(nodes, errors, model):
     options = [nodes("nodes.sockets").TrainingOptions(kind=kind) for kind in ("lora", "loha")]
     erased = erase(nodes, model, options=options[0])[0]
 
-    with pytest.raises(Exception, match="Expected a LoHa to go on with, got a LoRA"):
+    with pytest.raises(errors.AdapterError, match="Expected a LoHa to go on with, got a LoRA"):
         train(nodes, model, erased=erased, options=options[1])
