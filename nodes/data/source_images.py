@@ -21,8 +21,8 @@ from ...domaingallery_core.fingerprints import fingerprint
 from ..files.kept import keep_within_bounds
 from ..host.encoding import at_once, check_vae, decoded
 from ..host.identity import is_told, model_identity
-from ..host.model import check_text_encoder
 from ..host.progress import Progress, duration, node_id
+from ..host.text import check_text_encoder
 from ..inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
 from ..node import Node
 from ..sockets import CATEGORY, DomainPrompts, Prompts, Source, SourceLatents
@@ -104,7 +104,7 @@ class DomainGallerySourceImages(Node):
         sampling = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
         base, sources, shown = model_identity(model), [], []
         for number, part in enumerate(parts):
-            check_text_encoder(model, part.source)
+            check_text_encoder(model, [part.source])
             # The number that is asked for is in the key, not the one that the memory allows today.
             decisive = sampling | {"seed": seed, "batch_size": batch_size}
             cache = cache_of(base, part, latents, decisive)

@@ -7,7 +7,6 @@ from typing import Any
 
 import comfy.conds
 import comfy.hooks
-import comfy.model_base
 import comfy.patcher_extension
 import comfy.sampler_helpers
 import comfy.samplers
@@ -31,8 +30,6 @@ DECISIVE = (
     "area", "strength", "mask", "mask_strength", "timestep_start", "timestep_end", "default", "hooks",
     "control", "gligen",
 )  # fmt: skip
-# Models that read numbers beside the text, but no pooled embedding of it.
-UNPOOLED = (comfy.model_base.SD21UNCLIP, comfy.model_base.SVD_img2vid)
 LIMITED = {"area", "mask", "timestep_start", "timestep_end", "default"}
 
 
@@ -76,29 +73,6 @@ def check_encoder(base: Cond, positive: Cond) -> None:
 
 def _width(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.shape[-1]
-
-
-def check_family(model: ModelPatcher, conds: list[Conditioning]) -> None:
-    """Check that conditionings have what a UNet reads, and its width; other networks do not tell.
-
-    Raises:
-        InputError: the text encoder of another model made one.
-    """
-    if model.model.adm_channels and not isinstance(model.model, UNPOOLED):
-        for extra in (each[1] for cond in conds for each in cond):
-            if extra.get("pooled_output") is None:
-                raise InputError(
-                    "Expected prompts with a pooled embedding, as this model reads, got none. "
-                    "Connect the text encoder that belongs to the model."
-                )
-    config = model.model.model_config.unet_config
-    width = config.get("context_dim") if config.get("use_spatial_transformer") else None
-    for tensor in (each[0] for cond in conds for each in cond):
-        if width and _width(tensor) != width:
-            raise InputError(
-                f"Expected prompts encoded for this model, {width} numbers for a token, "
-                f"got {_width(tensor)}. Connect the text encoder that belongs to the model."
-            )
 
 
 def register_hooks(guider: comfy.samplers.CFGGuider, bases: dict[str, Cond]) -> None:

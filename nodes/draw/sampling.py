@@ -18,14 +18,15 @@ from torch import Tensor
 
 from ...domaingallery_core.errors import InputError, shown
 from ..host.progress import node_id, say
+from ..host.text import check_text_encoder
+from ..inputs import cfg_input
 from ..node import Node
 from ..sockets import CATEGORY, Conditioning, DomainPrompts
-from .conditionings import check_encoder, check_family, lacks_lora
+from .conditionings import check_encoder, lacks_lora
 from .guidance import NO_LORA, NONE, V_UNCOND, enhance_model, make_enhancement
 from .inputs import (
     ALIASES,
     base_input,
-    cfg_input,
     enhancement_input,
     limit_inputs,
     mode_input,
@@ -64,7 +65,7 @@ def enhanced(
         mode, strength, prompts, base, start=start, end=end, rescale=rescale, node=node
     )
     known = [*conds, enhancement.base] if enhancement else list(conds)
-    check_family(model, known)
+    check_text_encoder(model, known)
     if enhancement and conds:
         check_encoder(convert_cond(enhancement.base), convert_cond(conds[0]))
     if conds and not enhancement and lacks_lora(model, map(convert_cond, conds)):

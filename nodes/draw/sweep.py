@@ -13,13 +13,13 @@ from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.pictures.grids import labelled_grid
 from ..host.encoding import check_vae, pixels
 from ..host.progress import Progress, duration, node_id
+from ..inputs import cfg_input
 from ..node import Node
 from ..sockets import CATEGORY
 from .conditionings import lacks_lora
 from .guidance import NO_LORA, NONE, V_UNCOND, VN_N
 from .inputs import (
     ALIASES,
-    cfg_input,
     limit_inputs,
     model_input,
     prompt_inputs,

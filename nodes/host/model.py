@@ -23,6 +23,7 @@ from ...domaingallery_core.model.process import Process
 from ...domaingallery_core.trainables.adapters import ordinary_weights
 from ..sockets import Conditioning
 from .families import family_of
+from .text import check_text_encoder
 
 # Where the core's name of a condition differs from the host's.
 CORE_NAMES = {"c_crossattn": "context"}
@@ -67,7 +68,9 @@ class HostDenoiser:
                 f"Expected prompts of a single conditioning, got {len(conditioning)} combined ones. "
                 "Use the output of Domain Prompts as it is."
             )
-        check_text_encoder(self.model, conditioning)
+        if not conditioning or not isinstance(conditioning[0][0], Tensor) or conditioning[0][0].ndim < 3:
+            raise InputError("Expected encoded prompts, got an empty conditioning. Connect Domain Prompts.")
+        check_text_encoder(self.model, [conditioning])
         conds = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
         conds = comfy.samplers.process_conds(self.model.model, noise, conds, noise.device, seed=0)
         return conds["positive"][0]["model_conds"]
@@ -229,22 +232,3 @@ def training_latents(model: ModelPatcher, latents: Tensor) -> Tensor:
             f"got {latents.shape[1]} channels. Connect the VAE that belongs to the model to Dataset."
         )
     return model.model.process_latent_in(latents.clone().to("cpu", torch.float32))
-
-
-def check_text_encoder(model: ModelPatcher, conditioning: Conditioning) -> None:
-    """Raise InputError unless prompts come from a text encoder that fits a MODEL, as far as can be told."""
-    if not conditioning or not isinstance(conditioning[0][0], Tensor) or conditioning[0][0].ndim < 3:
-        raise InputError("Expected encoded prompts, got an empty conditioning. Connect Domain Prompts.")
-    config = getattr(model.model, "model_config", None)
-    expected = getattr(config, "unet_config", {}).get("context_dim")
-    context, extra = conditioning[0]
-    if isinstance(expected, int) and context.shape[-1] != expected:
-        raise InputError(
-            f"Expected prompts of the text encoder of this model ({expected} wide), got {context.shape[-1]}. "
-            "Connect the CLIP that belongs to the model to Domain Prompts."
-        )
-    if model.model.adm_channels and extra.get("pooled_output") is None:
-        raise InputError(
-            "Expected prompts with a pooled embedding, as this model reads, got none. "
-            "Connect the CLIP that belongs to the model to Domain Prompts."
-        )

@@ -55,7 +55,7 @@ def test_prompts_of_another_text_encoder_are_refused(nodes, errors, model, promp
     pooled = conditioning(3, pooled=8)
     enhancement = {"mode": "VN-N", "enhancement": 0.7}
 
-    with pytest.raises(errors.InputError, match="encoded for this model, 16 numbers for a token, got 24"):
+    with pytest.raises(errors.InputError, match=r"text encoder of this model \(16 wide\), got 24"):
         draw(nodes, way, model, prompts.target, prompts.empty, latent(), enhancement | {"base": wide})
     with pytest.raises(errors.InputError, match="from one text encoder, got 8 and 5 numbers for a prompt"):
         positive = conditioning(4, pooled=5)

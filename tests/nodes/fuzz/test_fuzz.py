@@ -56,7 +56,7 @@ CORPUS = [
     (
         "DomainGalleryKSampler",
         {"positive": Made("conditioning", (None, "no text"))},
-        "Expected prompts encoded for this model, 16 numbers for a token, got 0",
+        r"Expected prompts of the text encoder of this model \(16 wide\), got 0",
     ),
     (
         "DomainGalleryKSampler",

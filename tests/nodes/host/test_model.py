@@ -175,7 +175,7 @@ def test_conditionings_that_are_no_prompts_are_named(comfy, nodes, errors, given
 )
 def test_prompts_of_another_text_encoder_are_refused(comfy, nodes, errors, pooled, given, message):
     with pytest.raises(errors.InputError, match=message):
-        nodes("nodes.host.model").check_text_encoder(tiny_model(pooled=pooled), given)
+        nodes("nodes.host.text").check_text_encoder(tiny_model(pooled=pooled), [given])
 
 
 def test_conditions_other_than_plain_tensors_are_refused_by_name(comfy, nodes, errors, monkeypatch):
