@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="how many are passed over")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="files whose name has this in it")
+    parser.add_argument("--only", default="", help="files whose path has this in it")
     parser.add_argument("--again", type=Path, help="try those alone that a file with what was printed names")
     parser.add_argument("--tests", nargs="*", help="try with these test files or tests, and without a map")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at once")
@@ -110,7 +110,7 @@ def tried(arguments: argparse.Namespace) -> int:
     if not arguments.map.exists() and not arguments.tests:
         list(in_children([(0, lambda: read_lines(arguments.map), 3600.0)], 1))
     known = {} if arguments.tests else json.loads(arguments.map.read_text())
-    mutants = [m for file in FILES if arguments.only in file.name for m in mutants_of(file)]
+    mutants = [m for file in FILES if arguments.only in str(file) for m in mutants_of(file)]
     if arguments.again:
         printed = {line.partition(": ")[2] for line in arguments.again.read_text().splitlines()}
         mutants = [mutant for mutant in mutants if str(mutant) in printed]
