@@ -51,7 +51,7 @@ def test_another_process_finds_the_same_identity(nodes, host_path):
         "import pathlib, sys, types\n"
         "host, root = sys.argv[1:]\n"
         "sys.path.append(root)\n"
-        "from tools.load_pack import load_pack\n"
+        "from tools.host.load_pack import load_pack\n"
         "load_pack(pathlib.Path(host))\n"
         "sys.modules['tests'] = types.ModuleType('tests')\n"  # another package has that name
         "sys.modules['tests'].__path__ = [root + '/tests']\n"
