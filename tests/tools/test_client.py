@@ -185,7 +185,9 @@ def test_a_host_that_is_not_there_is_a_clear_error():
 def test_the_hosts_folder_is_not_written_to(host, host_path):
     started = (host.base / "custom_nodes" / "wait_node.py").stat().st_mtime
 
-    changed = [path for path in host_path.rglob("*") if path.stat().st_mtime > started]
+    # Importing the host, as other tests do in this process, makes its empty input folders.
+    files = [path for path in host_path.rglob("*") if path.is_file() or "input" not in path.parts]
+    changed = [path for path in files if path.stat().st_mtime > started]
 
     assert not [path for path in changed if path.name != "__pycache__" and path.suffix != ".pyc"]
 
