@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="how many are passed over")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="files whose path has this in it")
+    parser.add_argument("--only", nargs="*", default=[""], help="files whose path has one of these in it")
     parser.add_argument("--again", type=Path, help="try those alone that a file with what was printed names")
     parser.add_argument("--tests", nargs="*", help="try with these test files or tests, and without a map")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at once")
@@ -110,7 +110,9 @@ def tried(arguments: argparse.Namespace) -> int:
     if not arguments.map.exists() and not arguments.tests:
         list(in_children([(0, lambda: read_lines(arguments.map), 3600.0)], 1))
     known = {} if arguments.tests else json.loads(arguments.map.read_text())
-    mutants = [m for file in FILES if arguments.only in str(file) for m in mutants_of(file)]
+    mutants = [
+        m for file in FILES if any(only in str(file) for only in arguments.only) for m in mutants_of(file)
+    ]
     if arguments.again:
         printed = {line.partition(": ")[2] for line in arguments.again.read_text().splitlines()}
         mutants = [mutant for mutant in mutants if str(mutant) in printed]
@@ -234,12 +236,14 @@ class Trial:
             return self.tests, 60.0
         lines, seconds = self.known["lines"][str(mutant.file.relative_to(ROOT))], self.known["seconds"]
         tests = {test for line in range(mutant.line, mutant.last + 1) for test in lines.get(str(line), ())}
-        if mutant.function is None:  # it is read when the file is
-            tests = {test for found in lines.values() for test in found}
+        most, longest = MOST_TESTS, MOST_SECONDS
+        if mutant.function is None:  # it is read when the file is, which no test does
+            room = tests_beside(mutant.file)
+            tests, most, longest = {test for test in seconds if test.startswith(room)}, 1000, 30.0
         chosen, total = [], 0.0
-        for test in sorted(tests, key=seconds.__getitem__)[:MOST_TESTS]:
+        for test in sorted(tests, key=seconds.__getitem__)[:most]:
             total += seconds[test]
-            if total > MOST_SECONDS and chosen:
+            if total > longest and chosen:
                 break
             chosen.append(test)
         return chosen, total
@@ -324,6 +328,13 @@ class _Collected:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self.inside and report.failed:
             os._exit(FAILED)
+
+
+def tests_beside(file: Path) -> str:
+    """Return how the tests of the room of a file begin, or of the file where it is in none."""
+    top, *inner = file.relative_to(ROOT).parts
+    folder = "tests/core" if top == "domaingallery_core" else "tests/nodes"
+    return f"{folder}/{inner[0]}/" if len(inner) > 1 else f"{folder}/test_{inner[0]}"
 
 
 def changed_code(mutant: Mutant) -> types.CodeType:
