@@ -59,8 +59,8 @@ def training(reference: Reference, denoiser: Denoiser, adapter: Adapter, conditi
     for stage, method in (("erasure", "erasure"), ("finetuning", "domaingallery")):
         plan = reference.plan(method)
         for group, expected in reference.groups(stage).items():
-            noised = noised_batch(denoiser.process, int(group.removeprefix("t")), **images)
-            terms = plan.method.terms(denoiser, adapter, noised, conditions)
+            noised = noised_batch(denoiser.process, int(group.removeprefix("t")), conditions, **images)
+            terms = plan.method.terms(denoiser, adapter, {"domain": noised})
             total = plan.method.total(terms)
             found = {**terms, "total": total, **gradients(total, "")}
             if "similarity" in terms:

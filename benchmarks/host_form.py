@@ -95,12 +95,13 @@ class HostForm:
     def _guider(self, model: Any, mode: str, enhancement: float) -> Any:
         names = {"target": "target", "source": "source", "bare": "identifier", "empty": "uncond"}
         encoded = {name: self.conditioning(context) for name, context in names.items()}
-        prompts = self.module("nodes.sockets").DomainPrompts(identifier="V", category="N", **encoded)
+        sockets = self.module("nodes.sockets")
+        category = sockets.CategoryPrompts(identifier="V", category="N", **encoded)
         return self.module("nodes.draw.sampling").make_guider(
             model,
             encoded["target"],
             encoded["empty"],
-            prompts,
+            sockets.DomainPrompts((category,)),
             mode=mode,
             cfg=GUIDANCE_SCALE,
             enhancement=enhancement,

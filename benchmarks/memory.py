@@ -105,23 +105,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     found |= {"weights": float(sum(p.nbytes for p in model.model.diffusion_model.parameters()))}
     training = modules["nodes.train.training"]
     sockets = modules["nodes.sockets"]
-    examples = modules["domaingallery_core.data.datasets"].Examples
+    examples = modules["domaingallery_core.data.examples"].Examples
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2 * arguments.batch, 4, arguments.size, arguments.size, generator=generator)
-    dataset = sockets.LatentDataset(
-        source=examples(latents), target=examples(latents[: arguments.batch] * 0.9)
-    )
-    prompts = sockets.DomainPrompts(
+    images = sockets.LatentPart(source=examples(latents), target=examples(latents[: arguments.batch] * 0.9))
+    dataset = sockets.LatentDataset((images,))
+    category = sockets.CategoryPrompts(
         identifier="sks", category="face",
         **{name: [[torch.randn(1, 77, 768, generator=generator), {}]]
            for name in ("target", "source", "bare", "empty")},
     )  # fmt: skip
+    prompts = sockets.DomainPrompts((category,))
     options = sockets.TrainingOptions(batch_size=arguments.batch)
     plan = options.plan("domaingallery", arguments.steps, 1e-4, 0)
     if arguments.measure == "activations":
         return found | activations(modules, model, prompts, dataset, plan, arguments.checkpointing)
-    run_options = sockets.RunOptions(gradient_checkpointing=arguments.checkpointing)
-    draw(model, prompts, latents[:1])
+    run_options = sockets.RunOptions(preview_every=0, gradient_checkpointing=arguments.checkpointing)
+    draw(model, category, latents[:1])
     gc.collect()
     for kind, value in now(model).items():
         found |= {f"{kind} base": value, f"{kind} host": value - found["weights"]}
@@ -156,7 +156,7 @@ def activations(
     """Return the bytes that the losses of one step and their gradient need, and those of the optimizer."""
     core = {
         name: modules[f"domaingallery_core.{name}"]
-        for name in ("trainables.adapters", "data.datasets", "methods")
+        for name in ("trainables.adapters", "data.parts", "methods")
     }
     host = modules["nodes.host.model"]
     saving = modules["nodes.host.memory"]
@@ -165,22 +165,18 @@ def activations(
         host.training(model) as device,
         saving.gradient_checkpointing(model, checkpointing),
     ):
-        data = modules["nodes.train.data"].core_dataset(model, dataset)
-        denoiser = host.HostDenoiser(model)
-        encoded = denoiser.conditions([prompts.target, prompts.source], data.source.latents)
-        conditions = modules["domaingallery_core.model.denoiser"].Conditions(
-            target=encoded[0], source=encoded[1]
-        )
+        data, denoiser = modules["nodes.train.data"], host.HostDenoiser(model)
+        pairs = {"domain": data.with_prompts(prompts, dataset)}
+        [part] = data.training_parts(model, denoiser, pairs, plan)
         seed = torch.Generator().manual_seed(0)
         network = model.model.diffusion_model
         with core["trainables.adapters"].Adapter.inject(network, plan.adapter, seed) as adapter:
             trained = float(sum(p.nbytes for p in adapter.parameters()))
-            batch = core["data.datasets"].Batch(
-                target=data.target.latents, source=data.source.latents[: plan.data.batch_size]
-            )
-            noised = core["methods"].draw(batch, denoiser.process, seed)
+            sources = part.source.latents[: plan.data.batch_size]
+            batch = core["data.parts"].Batch(part, part.target.latents, sources)
+            noised = core["methods"].draw({"domain": batch}, denoiser.process, seed)
             with Live(device) as live:
-                terms = plan.method.terms(denoiser, adapter, noised, conditions)
+                terms = plan.method.terms(denoiser, adapter, noised)
                 plan.method.total(terms).backward()
     # weights, gradients and two moments; the gradients are part of what the backward pass left alive
     return {"activations": live.most, "optimizer": 3 * trained}

@@ -42,9 +42,9 @@ class Bench:
         sockets = sys.modules[pack.__name__ + ".nodes.sockets"]
         with torch.inference_mode():
             self.model = random_model(width)
-            self.prompts = sockets.DomainPrompts(
-                identifier="V", category="N", **{name: prompt(i) for i, name in enumerate(PROMPTS)}
-            )
+            encoded = {name: prompt(i) for i, name in enumerate(PROMPTS)}
+            category = sockets.CategoryPrompts(identifier="V", category="N", **encoded)
+            self.prompts = sockets.DomainPrompts((category,))
         self.device = self.model.load_device
         self.rows: list[int] = []
         self.model.model.diffusion_model.register_forward_pre_hook(
@@ -53,7 +53,7 @@ class Bench:
 
     def ways(self) -> dict[tuple[str, str], Any]:
         """Return the guider of each node, as KSampler, SamplerCustomAdvanced and Domain KSampler use it."""
-        p, nodes = self.prompts, self.sampling
+        domain, p, nodes = self.prompts, self.prompts.first, self.sampling
 
         def stock(model: Any) -> Any:
             guider = self.samplers.CFGGuider(model)
@@ -63,14 +63,14 @@ class Bench:
 
         found = {STOCK: stock(self.model)}
         for title, (mode, strength) in STRENGTHS.items():
-            enhancement = {"mode": mode, "enhancement": strength, "prompts": p}
+            enhancement = {"mode": mode, "enhancement": strength, "prompts": domain}
             patched = nodes.DomainGalleryEnhancement.execute(self.model, **enhancement)[0]
             found["Domain Enhancement", title] = stock(patched)
             found["Domain Guider", title] = nodes.DomainGalleryGuider.execute(
                 self.model, p.target, p.empty, cfg=7.5, **enhancement
             )[0]
             found["Domain KSampler", title] = nodes.make_guider(
-                self.model, p.target, p.empty, p, mode, 7.5, strength
+                self.model, p.target, p.empty, domain, mode, 7.5, strength
             )
             if title == "V-uncond":
                 other = enhancement | {"mode": "VN-N"}

@@ -9,10 +9,10 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..domaingallery_core.data.datasets import Examples
+from ..domaingallery_core.data.examples import Examples
 from ..domaingallery_core.methods import METHODS
 from ..domaingallery_core.run.plan import GROUPS, TrainingPlan
-from ..domaingallery_core.settings import check_keys, settings_of
+from ..domaingallery_core.settings import Settings, check_keys, setting, settings_of
 from ..domaingallery_core.trainables.adapter_settings import AdapterSettings
 
 CATEGORY = "DomainGallery"
@@ -23,16 +23,16 @@ Source = io.Custom("DG_SOURCE")
 Options = io.Custom("DG_OPTIONS")
 Run = io.Custom("DG_RUN")
 
+#: What a run does with its checkpoints, and when blocks are computed again in the backward pass.
+RESUME = ("automatic", "start over")
+CHECKPOINTING = ("automatic", "on", "off")
+
 Conditioning = list[list[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DomainPrompts:
-    """Hold the words of a domain and the prompts made of them, encoded by one text encoder.
-
-    Attributes:
-        more: the same for further categories of the domain.
-    """
+class CategoryPrompts:
+    """Hold the words of a category of a domain and the prompts made of them."""
 
     identifier: str
     category: str
@@ -40,11 +40,6 @@ class DomainPrompts:
     source: Conditioning
     bare: Conditioning
     empty: Conditioning
-    more: tuple[DomainPrompts, ...] = ()
-
-    def parts(self) -> tuple[DomainPrompts, ...]:
-        """Return the prompts of each category of the domain."""
-        return (self, *self.more)
 
     @property
     def target_text(self) -> str:
@@ -53,6 +48,23 @@ class DomainPrompts:
     @property
     def source_text(self) -> str:
         return f"a {self.category}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DomainPrompts:
+    """Hold the prompts of each category of a domain, encoded by one text encoder."""
+
+    categories: tuple[CategoryPrompts, ...]
+
+    @property
+    def first(self) -> CategoryPrompts:
+        """Return the prompts of the first category, which is the only one of most domains."""
+        return self.categories[0]
+
+    @property
+    def words(self) -> list[str]:
+        """Return the nouns."""
+        return [part.category for part in self.categories]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,26 +82,30 @@ class SourceLatents:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LatentDataset:
-    """Hold source and target images as the VAE encoded them, not yet scaled for a model.
+class LatentPart:
+    """Hold images of a category, all of one size, as the VAE encoded them, not yet scaled for a model.
 
     Attributes:
         validation: target images that are held out of the training.
         category: the word of the category; None where the dataset is not for particular prompts.
-        vae: what encoded them, to look at what is drawn during a training.
-        more: the same for further categories, or sizes, of the domain.
     """
 
     source: Examples
     target: Examples | None = None
     validation: Examples | None = None
     category: str | None = None
-    vae: Any = None
-    more: tuple[LatentDataset, ...] = ()
 
-    def parts(self) -> tuple[LatentDataset, ...]:
-        """Return one dataset for each category or size of the domain."""
-        return (self, *self.more)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentDataset:
+    """Hold the images of each category, or size, of a domain.
+
+    Attributes:
+        vae: what encoded them, to look at what is drawn during a training.
+    """
+
+    parts: tuple[LatentPart, ...]
+    vae: Any = None
 
 
 class TrainingOptions:
@@ -140,19 +156,52 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """Hold how a run is kept, watched and fitted into memory; the defaults are those without Run Options."""
+class RunOptions(Settings):
+    """Hold how a run is kept, watched and fitted into memory."""
 
-    preview_every: int = 0
-    preview_count: int = 2
-    preview_steps: int = 20
-    preview_cfg: float = 7.5
-    validate_every: int = 0
-    checkpoint_every: int = 0
-    keep: int = 2
-    resume: bool = True
-    run_name: str = ""
-    gradient_checkpointing: str = "automatic"
+    preview_every: int = setting(
+        100,
+        "Draw with the LoRA every so many steps, from fixed noise, beginning with the base model. "
+        "0 for never.",
+        most=100_000,
+    )
+    preview_count: int = setting(2, "Pictures in each preview.", least=1, most=16)
+    preview_steps: int = setting(20, "Sampling steps of a preview (DDIM). Few are quick.", least=1, most=200)
+    preview_cfg: float = setting(7.5, "Guidance scale of a preview.", most=100.0, step=0.1, digits=2)
+    validate_every: int = setting(
+        0,
+        "Read the loss on fixed images, noise levels and noise every so many steps. Unlike the loss of a "
+        "step it compares between steps and runs. 0 for never.",
+        most=100_000,
+    )
+    checkpoint_every: int = setting(
+        0,
+        "Keep the run every so many steps, in output/domaingallery/checkpoints, also when it is done. With 0 "
+        "it is kept every few minutes and when it ends early, and removed when it is done.",
+        most=100_000,
+    )
+    keep: int = setting(2, "How many checkpoints remain, the newest.", least=1, most=1000)
+    resume: str = setting(
+        RESUME[0],
+        "automatic: a run that was stopped goes on where it was, to the same LoRA, when the same is run "
+        "again. start over: its checkpoints are replaced.",
+        choices=RESUME,
+    )
+    run_name: str = setting(
+        "",
+        "A folder for the checkpoints. Empty: a name made of the prompt and of all that decides the run. "
+        "A folder with the checkpoints of another run is refused.",
+    )
+    gradient_checkpointing: str = setting(
+        CHECKPOINTING[0],
+        "Compute each block again in the backward pass: much less memory, a third more time, the same LoRA. "
+        "automatic: on for models with more than 100 million weights.",
+        choices=CHECKPOINTING,
+    )
+
+
+#: Those of a run to which no Run Options are connected.
+UNWATCHED = RunOptions(preview_every=0)
 
 
 class TrainedLora(dict[str, Tensor]):

@@ -64,9 +64,18 @@ def load_lora(path: str | os.PathLike[str], *, key_map: Mapping[str, str] | None
         FileError: the file is absent, damaged, or holds other names.
     """
     tensors, metadata = read_tensors(Path(path))
-    found = next((form for form in FORMATS.values() if form.recognises(tensors)), _format("comfyui"))
-    named = found(key_map).from_file(tensors)
+    named = core_names(tensors, key_map)
     return LoraFile({name: tensor.float() for name, tensor in named.items()}, metadata)
+
+
+def core_names(tensors: Mapping[str, Tensor], key_map: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """Return tensors under the names of any format under the core's names.
+
+    Raises:
+        FileError: they have other names, or those of another model.
+    """
+    found = next((form for form in FORMATS.values() if form.recognises(tensors)), _format("comfyui"))
+    return found(key_map).from_file(tensors)
 
 
 def _format(name: str) -> type[Format]:

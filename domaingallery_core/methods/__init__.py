@@ -3,10 +3,11 @@
 from ..rooms import import_all
 from .evaluation import Ask
 from .method import METHODS, Method, MethodSettings, Term
-from .noising import NoisedBatch, NoisedImages, draw, noised_batch
+from .noising import NoisedBatch, NoisedImages, NoisedStep, draw, noised_batch
 
 __all__ = [
-    "METHODS", "Ask", "Method", "MethodSettings", "NoisedBatch", "NoisedImages", "Term", "draw",
-    "noised_batch", ]  # fmt: skip
+    "METHODS", "Ask", "Method", "MethodSettings", "NoisedBatch", "NoisedImages", "NoisedStep",
+    "Term", "draw", "noised_batch",
+]  # fmt: skip
 
 import_all(__name__, __path__)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ..guidance import guide
-from ..model.denoiser import Condition, Conditions, Denoiser
+from ..model.denoiser import Conditions, Denoiser, Prompt, resolved
 from . import objectives
 from .evaluation import Ask, needed
 from .method import Losses, Method, MethodSettings
-from .noising import NoisedBatch, NoisedImages
+from .noising import NoisedImages, NoisedStep
 from .similarity import clean_features, recurrent_denoise, similarity_consistency
 from .terms import DISENTANGLEMENT, PRIOR, SIMILARITY, TARGET
 
@@ -24,15 +24,15 @@ class DomainGallery(Method):
     terms = (TARGET, PRIOR, DISENTANGLEMENT, SIMILARITY)
     steps, learning_rate = 1000, 5e-5
 
-    def losses(
-        self, ask: Ask, noised: NoisedBatch, conditions: Conditions, settings: MethodSettings
-    ) -> Losses:
-        target = ask(needed(noised.target, "target images"), conditions.target)
+    def losses(self, ask: Ask, noised: NoisedStep, settings: MethodSettings) -> Losses:
+        domain = noised["domain"]
+        prompts = domain.prompts
+        target = ask(needed(domain.target, "target images"), prompts.target)
         terms: Losses = {"target": target.reconstruction}
         if not settings.reads("source"):
             return terms
-        images = needed(noised.source, "source images")
-        prompt = needed(conditions.source, "the source prompt")
+        images = needed(domain.source, "source images")
+        prompt = needed(prompts.source, "the source prompt")
         source = ask(images, prompt, gradient=settings.uses("prior", "disentanglement"))
         if settings.uses("prior"):
             terms["prior"] = source.reconstruction
@@ -40,18 +40,16 @@ class DomainGallery(Method):
             base = ask(images, prompt, trained=False)
             terms["disentanglement"] = lambda: objectives.disentanglement(source.value, base.value)
         if settings.uses("similarity"):
-            first = {"source to target": ask(images, conditions.target), "source": source}
+            first = {"source to target": ask(images, prompts.target), "source": source}
             if settings.needs_empty():
-                first["empty"] = ask(images, needed(conditions.empty, "the empty prompt"))
+                first["empty"] = ask(images, needed(prompts.empty, "the empty prompt"))
 
             def similarity() -> Tensor:
                 known = {name: asked.x0 for name, asked in first.items()}
-                moving, fixed = denoised_pair(
-                    ask.denoiser, images, noised.timestep, conditions, settings, known
-                )
-                features = clean_features(ask.denoiser, moving, conditions.target)
+                moving, fixed = denoised_pair(ask.denoiser, images, domain.timestep, prompts, settings, known)
+                features = clean_features(ask.denoiser, moving, resolved(prompts.target))
                 with torch.no_grad():
-                    reference = clean_features(ask.denoiser, fixed, prompt)
+                    reference = clean_features(ask.denoiser, fixed, resolved(prompt))
                 return similarity_consistency(features, reference, scale=settings.similarity_scale)
 
             terms["similarity"] = similarity
@@ -62,7 +60,7 @@ def denoised_pair(
     denoiser: Denoiser,
     source: NoisedImages,
     timestep: int,
-    conditions: Conditions,
+    prompts: Conditions,
     settings: MethodSettings,
     first: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -72,24 +70,22 @@ def denoised_pair(
         first: the x0 at `timestep`, where known: "source to target", "source" and, with guidance, "empty".
     """
 
-    def denoise(condition: Condition, known: Tensor | None, empty: Tensor | None) -> Tensor:
+    def denoise(prompt: Prompt, known: Tensor | None, empty: Tensor | None) -> Tensor:
         if known is not None and settings.denoise_guidance != 1.0:
             known = guide(needed(empty, "the empty prompt"), known, guidance_scale=settings.denoise_guidance)
         return recurrent_denoise(
             denoiser,
             source.x,
             timestep,
-            condition,
+            resolved(prompt),
             steps=settings.denoise_steps,
             guidance=settings.denoise_guidance,
-            empty=conditions.empty,
+            empty=None if prompts.empty is None else resolved(prompts.empty),
             first=known,
         )
 
     first = first or {}
-    moving = denoise(conditions.target, first.get("source to target"), first.get("empty"))
+    moving = denoise(prompts.target, first.get("source to target"), first.get("empty"))
     with torch.no_grad():
-        fixed = denoise(
-            needed(conditions.source, "the source prompt"), first.get("source"), first.get("empty")
-        )
+        fixed = denoise(needed(prompts.source, "the source prompt"), first.get("source"), first.get("empty"))
     return moving, fixed.detach()

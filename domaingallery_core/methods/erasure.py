@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ..model.denoiser import Conditions
 from . import objectives
 from .evaluation import Ask, needed
 from .method import Losses, Method, MethodSettings, Term
-from .noising import NoisedBatch
+from .noising import NoisedStep
 from .terms import DISENTANGLEMENT, PRIOR
 
 ERASURE = Term(
@@ -24,11 +23,9 @@ class Erasure(Method):
     terms = (PRIOR, DISENTANGLEMENT, ERASURE)
     steps, learning_rate = 500, 1e-4
 
-    def losses(
-        self, ask: Ask, noised: NoisedBatch, conditions: Conditions, settings: MethodSettings
-    ) -> Losses:
-        images = needed(noised.source, "source images")
-        prompt = needed(conditions.source, "the source prompt")
+    def losses(self, ask: Ask, noised: NoisedStep, settings: MethodSettings) -> Losses:
+        domain = noised["domain"]
+        images, prompt = needed(domain.source, "source images"), needed(domain.prompts.source, "their prompt")
         source = ask(images, prompt, gradient=settings.uses("prior", "disentanglement"))
         terms: Losses = {}
         if settings.uses("prior"):
@@ -37,6 +34,6 @@ class Erasure(Method):
             base = ask(images, prompt, trained=False)
             terms["disentanglement"] = lambda: objectives.disentanglement(source.value, base.value)
         if settings.uses("erasure"):
-            moved = ask(images, conditions.target)
+            moved = ask(images, domain.prompts.target)
             terms["erasure"] = lambda: objectives.erasure(moved.value, source.value)
         return terms

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.denoiser import Condition, Denoiser, denoise_together
+from ..model.denoiser import Denoiser, Prompt, denoise_together, resolved
 from ..trainables.trainable import Trainable
 from .noising import NoisedImages
 from .objectives import reconstruction
@@ -20,8 +20,8 @@ T = TypeVar("T")
 class Prediction:
     """What a model makes of noisy images under a prompt, evaluated when it is first looked at."""
 
-    def __init__(self, ask: Ask, mode: tuple[bool, bool], images: NoisedImages, condition: Condition) -> None:
-        self.images, self.condition = images, condition
+    def __init__(self, ask: Ask, mode: tuple[bool, bool], images: NoisedImages, prompt: Prompt) -> None:
+        self.images, self.prompt = images, prompt
         self._ask, self._mode = ask, mode
         self._x0: Tensor | None = None
         self._value: Tensor | None = None
@@ -55,16 +55,17 @@ class Ask:
         self._waiting: dict[tuple[bool, bool], list[Prediction]] = {}
 
     def __call__(
-        self, images: NoisedImages, condition: Condition, *, trained: bool = True, gradient: bool = True
+        self, images: NoisedImages, prompt: Prompt, *, trained: bool = True, gradient: bool = True
     ) -> Prediction:
         """Ask for a prediction.
 
         Args:
+            prompt: one that learns is made when it is evaluated, in the same mode.
             trained: by the model as it is trained; otherwise by the frozen base, without gradient.
             gradient: whether there is to be one.
         """
         mode = trained, gradient and trained
-        asked = Prediction(self, mode, images, condition)
+        asked = Prediction(self, mode, images, prompt)
         self._waiting.setdefault(mode, []).append(asked)
         return asked
 
@@ -77,7 +78,7 @@ class Ask:
                 stack.enter_context(torch.no_grad())
             if not trained:
                 stack.enter_context(self.trainable.off())
-            parts = [(asked.images.x, asked.images.sigma, asked.condition) for asked in waiting]
+            parts = [(asked.images.x, asked.images.sigma, resolved(asked.prompt)) for asked in waiting]
             for asked, x0 in zip(waiting, denoise_together(self.denoiser, parts), strict=True):
                 asked._x0 = x0
 

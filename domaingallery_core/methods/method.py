@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
 
+from ..data.parts import Images, Role
 from ..errors import InputError
-from ..model.denoiser import Conditions, Denoiser
+from ..model.denoiser import Denoiser
 from ..settings import Settings, check_choice, check_keys, check_number, setting
 from ..trainables.trainable import Trainable
 from .evaluation import Ask
-from .noising import NoisedBatch
+from .noising import NoisedStep
 from .similarity import SimilarityScale
 
 #: Every method by its name; a class of a method is in it once it is defined.
 METHODS: dict[str, Method] = {}
 
-Images = Literal["target", "source", "subject", "subject_source"]
 #: Terms by name, each computed when it is called.
 Losses = dict[str, Callable[[], Tensor]]
 
@@ -30,7 +30,7 @@ class Term:
     """Name a term of a loss.
 
     Attributes:
-        reads: which images it is about.
+        reads, role: which images it is about, and of what.
         weight: what scales it by default; None for one that nothing scales.
         times: another term, whose weight scales it as well, in place of one of its own.
         least_batch: with fewer images in a batch it says nothing.
@@ -40,6 +40,7 @@ class Term:
 
     name: str
     reads: Images
+    role: Role = "domain"
     weight: float | None = 1.0
     times: tuple[str, ...] = ()
     least_batch: int = 1
@@ -69,9 +70,7 @@ class Method:
         """Return the default weight of each term that has one of its own."""
         return {t.name: t.weight for t in self.terms if t.weight is not None and not t.times}
 
-    def losses(
-        self, ask: Ask, noised: NoisedBatch, conditions: Conditions, settings: MethodSettings
-    ) -> Losses:
+    def losses(self, ask: Ask, noised: NoisedStep, settings: MethodSettings) -> Losses:
         """Ask for all predictions that the terms in use need, and return these terms, unweighted.
 
         What was asked for is evaluated together, when the first term is computed.
@@ -146,11 +145,9 @@ class MethodSettings(Settings):
             found *= self.weights[other]
         return found
 
-    def terms(
-        self, denoiser: Denoiser, trainable: Trainable, noised: NoisedBatch, conditions: Conditions
-    ) -> dict[str, Tensor]:
+    def terms(self, denoiser: Denoiser, trainable: Trainable, noised: NoisedStep) -> dict[str, Tensor]:
         """Return the unweighted terms of the method that have a weight."""
-        losses = self.method.losses(Ask(denoiser, trainable), noised, conditions, self)
+        losses = self.method.losses(Ask(denoiser, trainable), noised, self)
         return {name: loss() for name, loss in losses.items()}
 
     def total(self, losses: Mapping[str, Tensor], *, regression: float = 1.0) -> Tensor:
@@ -171,14 +168,10 @@ class MethodSettings(Settings):
         """Tell whether one of some terms is part of the method and has a weight above 0."""
         return any(self.weight(name) > 0 for name in names)
 
-    def reads(self, images: Images) -> bool:
-        """Tell whether a run reads some of its images."""
-        return any(term.reads == images and self.uses(term.name) for term in self.method.terms)
+    def reads(self, images: Images, role: Role = "domain") -> bool:
+        """Tell whether a run reads images of a kind, of the domain or of a subject."""
+        return any((t.reads, t.role) == (images, role) and self.uses(t.name) for t in self.method.terms)
 
     def needs_empty(self) -> bool:
         """Tell whether a run reads the empty prompt (guidance inside the recurrent denoising)."""
         return self.uses("similarity") and self.denoise_guidance != 1.0
-
-    def least_batch(self) -> int:
-        """Return how many images a batch has at least."""
-        return max(term.least_batch for term in self.method.terms if self.uses(term.name))

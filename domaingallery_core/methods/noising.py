@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..data.datasets import Batch
+from ..data.parts import Batch, Role
+from ..model.denoiser import Conditions
 from ..model.process import Process
 
 
@@ -30,12 +32,16 @@ class NoisedImages:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoisedBatch:
-    """Hold the noisy images of one step, all at one discrete timestep, those of a subject too."""
+    """Hold the noisy images of a part in one step, all at one discrete timestep, and its prompts."""
 
     timestep: int
+    prompts: Conditions
     target: NoisedImages | None = None
     source: NoisedImages | None = None
-    subject: NoisedBatch | None = None
+
+
+#: What a step reads; the timestep of all is the same.
+NoisedStep = Mapping[Role, NoisedBatch]
 
 
 def noised_images(process: Process, timestep: int, latents: Tensor, noise: Tensor) -> NoisedImages:
@@ -47,6 +53,7 @@ def noised_images(process: Process, timestep: int, latents: Tensor, noise: Tenso
 def noised_batch(
     process: Process,
     timestep: int,
+    prompts: Conditions,
     *,
     target: tuple[Tensor, Tensor] | None = None,
     source: tuple[Tensor, Tensor] | None = None,
@@ -54,15 +61,16 @@ def noised_batch(
     """Noise pairs of (latents, noise) to one discrete timestep."""
     return NoisedBatch(
         timestep,
+        prompts,
         target=None if target is None else noised_images(process, timestep, *target),
         source=None if source is None else noised_images(process, timestep, *source),
     )
 
 
 def draw(
-    batch: Batch, process: Process, generator: torch.Generator, offset_noise: float = 0.0
-) -> NoisedBatch:
-    """Draw one timestep and independent noise from a CPU generator, and noise a batch.
+    step: Mapping[Role, Batch], process: Process, generator: torch.Generator, offset_noise: float = 0.0
+) -> NoisedStep:
+    """Draw one timestep and independent noise from a CPU generator, and noise what a step reads.
 
     Args:
         offset_noise: strength of noise that is constant over a channel; it is part of what is regressed on.
@@ -78,10 +86,10 @@ def draw(
         return latents, noise.to(latents)
 
     def noised(batch: Batch) -> NoisedBatch:
-        found = noised_batch(process, timestep, target=pair(batch.target), source=pair(batch.source))
+        prompts, pairs = batch.part.prompts, {"target": pair(batch.target), "source": pair(batch.source)}
+        found = noised_batch(process, timestep, prompts, **pairs)
         if found.target is None or batch.mask is None:
             return found
         return replace(found, target=replace(found.target, mask=batch.mask))
 
-    domain = noised(batch)
-    return domain if batch.subject is None else replace(domain, subject=noised(batch.subject))
+    return {role: noised(batch) for role, batch in step.items()}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from ..model.denoiser import Conditions
 from .domaingallery import DomainGallery
 from .evaluation import Ask, needed
 from .method import Losses, MethodSettings, Term
-from .noising import NoisedBatch
+from .noising import NoisedStep
 
 SUBJECT = Term(
-    name="subject", reads="subject", regresses=True, help="Weight of learning the subject (Eq. 7)."
+    name="subject",
+    reads="target",
+    role="subject",
+    regresses=True,
+    help="Weight of learning the subject (Eq. 7).",
 )
-SUBJECT_PRIOR = Term(name="subject_prior", reads="subject_source", times=("subject", "prior"), regresses=True)
+SUBJECT_PRIOR = Term(
+    name="subject_prior", reads="source", role="subject", times=("subject", "prior"), regresses=True
+)
 
 
 class Personalization(DomainGallery):
@@ -22,19 +27,14 @@ class Personalization(DomainGallery):
     name = "personalization"
     terms = (*DomainGallery.terms, SUBJECT, SUBJECT_PRIOR)
 
-    def losses(
-        self, ask: Ask, noised: NoisedBatch, conditions: Conditions, settings: MethodSettings
-    ) -> Losses:
-        terms = super().losses(ask, noised, conditions, settings)
+    def losses(self, ask: Ask, noised: NoisedStep, settings: MethodSettings) -> Losses:
+        terms = super().losses(ask, noised, settings)
         if settings.uses("subject"):
-            images = needed(noised.subject, "images of the subject")
-            prompts = needed(conditions.subject, "the prompts of the subject")
-            subject = ask(needed(images.target, "images of the subject"), prompts.target)
-            terms["subject"] = subject.reconstruction
+            subject = noised["subject"]
+            images = needed(subject.target, "images of the subject")
+            terms["subject"] = ask(images, subject.prompts.target).reconstruction
             if settings.uses("subject_prior"):
-                prior = ask(
-                    needed(images.source, "source images of the subject's category"),
-                    needed(prompts.source, "the source prompt of the subject"),
-                )
-                terms["subject_prior"] = prior.reconstruction
+                images = needed(subject.source, "source images of the subject's category")
+                prompt = needed(subject.prompts.source, "the source prompt of the subject")
+                terms["subject_prior"] = ask(images, prompt).reconstruction
         return terms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -91,37 +91,40 @@ def _equal(first: Any, second: Any) -> bool:
     return type(first) is type(second) and bool(first == second)
 
 
+#: A prompt that does not change, or one that learns, which is made anew whenever it is looked at.
+Prompt = Condition | Callable[[], Condition]
+
+
+def resolved(prompt: Prompt) -> Condition:
+    """Return a prompt as it is now."""
+    return prompt() if callable(prompt) else prompt
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conditions:
-    """Hold the conditions of a run.
+    """Hold the prompts of images that belong together.
 
     Attributes:
-        target: "a [V] [N]".
+        target: "a [V] [N]", of a subject "a [W] [N]".
         source: "a [N]"; None where no term needs source images.
         empty: ""; needed only for guidance inside the recurrent denoising.
-        subject: "a [W] [N_subject]" as its target and "a [N_subject]" as its source (Eq. 7).
-        more: the same for further categories, or sizes, of the domain.
     """
 
-    target: Condition
-    source: Condition | None = None
-    empty: Condition | None = None
-    subject: Conditions | None = None
-    more: tuple[Conditions, ...] = ()
-
-    def part(self, number: int) -> Conditions:
-        """Return the conditions for `Dataset.parts()[number]`."""
-        return self if number == 0 else replace(self.more[number - 1], subject=self.subject)
+    target: Prompt
+    source: Prompt | None = None
+    empty: Prompt | None = None
 
     def map(self, change: Callable[[Condition], Condition]) -> Conditions:
-        """Return the conditions with each one changed."""
-        return Conditions(
-            target=change(self.target),
-            source=None if self.source is None else change(self.source),
-            empty=None if self.empty is None else change(self.empty),
-            subject=None if self.subject is None else self.subject.map(change),
-            more=tuple(part.map(change) for part in self.more),
-        )
+        """Return the conditions with each one changed, now or when it is looked at."""
+
+        def changed(prompt: Prompt | None) -> Prompt | None:
+            if callable(prompt):
+                return lambda: change(prompt())
+            return None if prompt is None else change(prompt)
+
+        target, source, empty = map(changed, (self.target, self.source, self.empty))
+        assert target is not None
+        return Conditions(target=target, source=source, empty=empty)
 
 
 @runtime_checkable

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..data.datasets import Dataset
+from ..data.parts import Part
 from ..fingerprints import fingerprint
-from ..model.denoiser import Conditions
+from ..model.denoiser import resolved
 from ..trainables.trainable import Trainable
 from .plan import TrainingPlan
 
 
 def run_identity(
     trainable: Trainable,
-    dataset: Dataset,
-    conditions: Conditions,
+    parts: Sequence[Part],
     plan: TrainingPlan,
     base: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return what decides a run: the plan, and hashes of images, prompts, weights to begin with and base.
 
     Args:
-        dataset: what the run reads, and no more.
+        parts: what the run reads, and no more.
         base: hashes that say which base model it is, and what it computes.
     """
     found: dict[str, Any] = {
@@ -32,8 +30,13 @@ def run_identity(
         "starting weights": fingerprint(trainable.state_dict()),
         "device": next(iter(trainable.named_parameters().values())).device.type,
     }
-    for part, name in ((dataset, "images"), (conditions, "prompt")):
-        found |= {f"{f.name} {name}": fingerprint(getattr(part, f.name)) for f in fields(part)}
+    found["parts"] = ", ".join(f"{part.name} ({part.role})" for part in parts)  # they take turns in order
+    for part in parts:
+        for kind in ("target", "source", "validation"):
+            found[f"{kind} images of {part.name}"] = fingerprint(getattr(part, kind))
+        for kind in ("target", "source", "empty"):
+            prompt = getattr(part.prompts, kind)
+            found[f"{kind} prompt of {part.name}"] = fingerprint(None if prompt is None else resolved(prompt))
     return found
 
 

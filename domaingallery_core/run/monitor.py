@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..data.datasets import Dataset, Examples
+from ..data.examples import Examples
+from ..data.parts import Part
 from ..generators import generator
 from ..methods import objectives
 from ..methods.noising import noised_images
 from ..methods.similarity import recurrent_denoise
-from ..model.denoiser import Condition, Conditions, Denoiser, denoise_together
+from ..model.denoiser import Condition, Conditions, Denoiser, denoise_together, resolved
 from ..settings import check_number
 
 #: Noise levels of the validation loss, at even distances.
@@ -22,7 +23,7 @@ LEVELS = 8
 #: How many images of each category the validation loss reads at most, so that it stays cheap.
 IMAGES = 16
 
-Watched = tuple[Examples, Condition]
+Watched = tuple[Examples, Conditions]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +61,12 @@ def _due(step: int, total: int, every: int) -> bool:
     return every > 0 and (step % every == 0 or step == total)
 
 
-def watched(dataset: Dataset, conditions: Conditions) -> list[Watched]:
-    """Return the images that are looked at, those held out if any are, of each category with its prompt."""
-    parts = dataset.parts()
-    held_out = any(part.validation is not None for part in parts)
-    found = [part.validation if held_out else part.target or part.source for part in parts]
-    return [
-        (examples, conditions.part(number).target)
-        for number, examples in enumerate(found)
-        if examples is not None
-    ]
+def watched(parts: Sequence[Part]) -> list[Watched]:
+    """Return the images that are looked at, those held out if any are, of each category with its prompts."""
+    domain = [part for part in parts if part.role == "domain"]
+    held_out = any(part.validation is not None for part in domain)
+    found = [(part.validation if held_out else part.target or part.source, part.prompts) for part in domain]
+    return [(examples, prompts) for examples, prompts in found if examples is not None]
 
 
 def validation_loss(denoiser: Denoiser, parts: Sequence[Watched], batch_size: int) -> float:
@@ -80,9 +77,9 @@ def validation_loss(denoiser: Denoiser, parts: Sequence[Watched], batch_size: in
     total = sum(len(examples) for examples, _ in parts)
     return sum(
         # One crop of each image, so that many images are read and not many crops of few.
-        _loss(denoiser, examples.latents[:: examples.variants][:IMAGES], condition, batch_size)
+        _loss(denoiser, examples.latents[:: examples.variants][:IMAGES], resolved(prompts.target), batch_size)
         * (len(examples) / total)
-        for examples, condition in parts
+        for examples, prompts in parts
     )
 
 
@@ -108,12 +105,12 @@ def _loss(denoiser: Denoiser, latents: Tensor, condition: Condition, batch_size:
 def draw_previews(
     denoiser: Denoiser,
     like: Tensor,
-    condition: Condition,
-    empty: Condition | None,
+    prompts: Conditions,
     monitor: Monitor,
     batch_size: int,
 ) -> Tensor:
     """Return latents (B C H W), of the size of `like` (N C H W), drawn by DDIM from fixed noise."""
+    condition = resolved(prompts.target)
     first = len(denoiser.process) - 1
     noise = torch.randn((monitor.previews, *like.shape[1:]), generator=generator(0, "preview")).to(like)
     noise = noise.to(_device(condition))
@@ -126,7 +123,7 @@ def draw_previews(
             condition,
             steps=monitor.preview_steps,
             guidance=monitor.preview_cfg,
-            empty=empty,
+            empty=None if prompts.empty is None else resolved(prompts.empty),
         )
         for rows in x.split(batch_size)
     ]

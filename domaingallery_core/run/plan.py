@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
-from ..data.datasets import DataSettings
+from ..data.parts import DataSettings
 from ..errors import InputError
 from ..methods import MethodSettings
 from ..settings import Settings, check_keys, setting
@@ -52,13 +52,13 @@ class TrainingPlan(Settings):
             if isinstance(given := getattr(self, name), Mapping):
                 object.__setattr__(self, name, kind.from_dict(given))
         Settings.__post_init__(self)
-        least = self.method.least_batch()
-        if self.data.batch_size < least:
-            raise InputError(
-                f"Expected a batch size of at least {least} for the similarity term, got "
-                f"{self.data.batch_size!r}. It is about how images relate to several others. Raise "
-                "batch_size or set its weight to 0."
-            )
+        for term in self.method.method.terms:
+            if self.method.uses(term.name) and self.data.batch_size < term.least_batch:
+                raise InputError(
+                    f"Expected a batch size of at least {term.least_batch} for the {term.name} term, got "
+                    f"{self.data.batch_size!r}. It is about how images relate to several others. Raise "
+                    "batch_size or set its weight to 0."
+                )
 
     @classmethod
     def of(cls, method: str, **values: Any) -> Self:
@@ -75,12 +75,6 @@ class TrainingPlan(Settings):
         }
         own = given.pop("")
         return cls(**{group: GROUPS[group](**settings) for group, settings in given.items()}, **own)
-
-    def but(self, **values: Any) -> Self:
-        """Return the plan with some settings changed, by their names as `of` takes them."""
-        flat = {name: value for group in GROUPS for name, value in asdict(getattr(self, group)).items()}
-        flat |= {name: getattr(self, name) for name in places()[""]} | values
-        return type(self).of(flat.pop("name"), **flat)
 
 
 def places() -> dict[str, list[str]]:

@@ -6,19 +6,17 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..data.datasets import Batch, Dataset, batches
-from ..errors import DomainGalleryError, InputError, TrainingError
+from ..data.parts import Batch, Part, Role, batches, read_parts
+from ..errors import DomainGalleryError, InputError, TrainingError, shown
 from ..generators import generator
 from ..methods import draw, objectives
-from ..methods.method import Images
-from ..model.denoiser import Condition, Conditions, Denoiser
+from ..model.denoiser import Condition, Denoiser
 from ..trainables.trainable import Trainable
 from .checkpoints import Checkpoints
 from .memory import peak_memory
@@ -31,6 +29,8 @@ log = logging.getLogger("domaingallery")
 
 #: A run stops when this many steps in a row give a loss or gradient that is not finite.
 PATIENCE = 5
+#: With fewer source images of a category the similarity term compares images with themselves.
+FEWEST_SOURCES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,7 @@ class TrainingResult:
 def train(
     denoiser: Denoiser,
     trainable: Trainable,
-    dataset: Dataset,
-    conditions: Conditions,
+    parts: Sequence[Part],
     plan: TrainingPlan,
     on_step: Callable[[StepEvent], None] | None = None,
     *,
@@ -94,6 +93,7 @@ def train(
     """Train by a plan; the same plan, data and base give the same bytes, also in several sittings.
 
     Args:
+        parts: images and prompts; what the plan does not read of them is left alone.
         on_step: called after each step; what it raises (an interrupt, too) ends the run.
         checkpoints: where the run is kept, and goes on from; claimed. One is written when it ends, early or
             not; who called removes it when all that is made of the result is made.
@@ -105,10 +105,12 @@ def train(
     """
     device = next(iter(trainable.named_parameters().values())).device
     with _training_mode(plan, device):
-        dataset = dataset.restricted(**reads(plan)).map(_ordinary_tensor)
-        check_similarity(dataset, plan)
-        conditions = _ordinary_conditions(conditions, plan, monitor, device)
-        run = _Run(denoiser, trainable, dataset, conditions, plan, monitor or Monitor(), on_step, checkpoints)
+        monitor = monitor or Monitor()
+        parts = read_parts(parts, plan.method.reads)
+        check_similarity([part.source for part in parts if part.role == "domain"], plan)
+        check_prompts(parts, plan, monitor)
+        parts = [_ordinary(part, device) for part in parts]
+        run = _Run(denoiser, trainable, parts, plan, monitor, on_step, checkpoints)
         try:
             run.begin()
             run.go()
@@ -126,21 +128,20 @@ class _Run:
         self,
         denoiser: Denoiser,
         trainable: Trainable,
-        dataset: Dataset,
-        conditions: Conditions,
+        parts: Sequence[Part],
         plan: TrainingPlan,
         monitor: Monitor,
         on_step: Callable[[StepEvent], None] | None,
         checkpoints: Checkpoints | None,
     ) -> None:
         self.began = time.perf_counter()
-        self.denoiser, self.trainable, self.conditions, self.plan = denoiser, trainable, conditions, plan
+        self.denoiser, self.trainable, self.plan = denoiser, trainable, plan
         self.monitor, self.on_step, self.checkpoints = monitor, on_step, checkpoints
         self.state = RunState(trainable, plan)
-        self.order = batches(dataset, plan.data.batch_size, generator(plan.seed, "order"))
+        self.order = batches(parts, plan.data.batch_size, generator(plan.seed, "order"))
         self.start = 0
         self.kept = 0  # the step of the newest checkpoint; 0 for none
-        self.watched = watched(dataset, conditions)
+        self.watched = watched(parts)
 
     def begin(self) -> None:
         """Go on from a checkpoint, if there is one: the batches that were read are passed over."""
@@ -203,7 +204,8 @@ class _Run:
         sums: dict[str, float] = {}
         finite = True
         for _ in range(settings.accumulation):
-            values = self._backward(next(self.order).to(state.device))
+            read = {role: batch.to(state.device) for role, batch in next(self.order).items()}
+            values = self._backward(read)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value / settings.accumulation
             finite = finite and all(map(math.isfinite, values.values()))
@@ -241,15 +243,15 @@ class _Run:
         state.skipped, state.skipped_in_all = skipped, state.skipped_in_all + 1
         state.done(step)
 
-    def _backward(self, batch: Batch) -> dict[str, float]:
-        """Add the gradient of one batch, if its loss is finite; return its terms and their sum."""
+    def _backward(self, read: Mapping[Role, Batch]) -> dict[str, float]:
+        """Add the gradient of what is read, if its loss is finite; return its terms and their sum."""
         settings, process = self.plan.method, self.denoiser.process
-        noised = draw(batch, process, self.state.noise, settings.offset_noise)
-        conditions = self.conditions.part(batch.part)
-        terms = settings.terms(self.denoiser, self.trainable, noised, conditions)
+        noised = draw(read, process, self.state.noise, settings.offset_noise)
+        terms = settings.terms(self.denoiser, self.trainable, noised)
         regression = 1.0
         if settings.min_snr:
-            regression = objectives.min_snr_weight(process, noised.timestep, settings.min_snr)
+            timestep = next(iter(noised.values())).timestep
+            regression = objectives.min_snr_weight(process, timestep, settings.min_snr)
         loss = settings.total(terms, regression=regression)
         if not loss.requires_grad:
             raise TrainingError(
@@ -289,10 +291,9 @@ class _Run:
         return True
 
     def _pictures(self) -> Tensor:
-        examples, target = self.watched[0]
-        empty = self.conditions.empty
+        examples, prompts = self.watched[0]
         latents = draw_previews(
-            self.denoiser, examples.latents, target, empty, self.monitor, self.plan.data.batch_size
+            self.denoiser, examples.latents, prompts, self.monitor, self.plan.data.batch_size
         )
         if not bool(torch.isfinite(latents).all()):
             raise ValueError("they are not finite")
@@ -336,40 +337,42 @@ def _training_mode(plan: TrainingPlan, device: torch.device) -> Iterator[None]:
         yield
 
 
-def reads(plan: TrainingPlan) -> dict[str, bool]:
-    """Tell which images a run reads, by the words of `Dataset.restricted`."""
-    return {images: plan.method.reads(images) for images in get_args(Images)}
-
-
-def check_similarity(dataset: Dataset, plan: TrainingPlan) -> None:
+def check_similarity(sources: Sequence[Sized | None], plan: TrainingPlan) -> None:
     """Raise InputError where the similarity term would compare images with themselves.
 
-    Every part of the dataset has the images that the plan reads.
+    Args:
+        sources: the source images of each part of the domain.
     """
-    counts = [len(part.source) for part in dataset.parts() if part.source is not None]
-    if plan.method.uses("similarity") and min(counts) < 3:
+    fewest = min((len(images) for images in sources if images is not None), default=FEWEST_SOURCES)
+    if plan.method.uses("similarity") and fewest < FEWEST_SOURCES:
         raise InputError(
-            f"Expected at least 3 source images of each category for the similarity term, got {min(counts)}. "
-            "Draw more or set the similarity weight to 0."
+            f"Expected at least {FEWEST_SOURCES} source images of each category for the similarity term, got "
+            f"{fewest}. Draw more or set the similarity weight to 0."
         )
 
 
-def _ordinary_tensor(tensor: Tensor) -> Tensor:
-    """Return a tensor that autograd may save; inference tensors are copied."""
-    return tensor.clone() if tensor.is_inference() else tensor
+def check_prompts(parts: Sequence[Part], plan: TrainingPlan, monitor: Monitor) -> None:
+    """Raise InputError unless every part has the prompts that a run reads."""
+    guided = monitor.preview_every > 0 and monitor.preview_cfg != 1.0
+    for part in parts:
+        for needed, name in (
+            (part.source is not None, "source"),
+            (part.role == "domain" and (plan.method.needs_empty() or guided), "empty"),
+        ):
+            if needed and getattr(part.prompts, name) is None:
+                raise InputError(
+                    f"Expected the {name} prompt of {shown(part.name)} for this training, got none. "
+                    "Connect the prompts."
+                )
 
 
-def _ordinary_conditions(
-    conditions: Conditions, plan: TrainingPlan, monitor: Monitor | None, device: torch.device
-) -> Conditions:
-    def ordinary(condition: Condition) -> Condition:
-        return condition.map(_ordinary_tensor).to(device)
+def _ordinary(part: Part, device: torch.device) -> Part:
+    """Return a part that autograd may save, its prompts on a device; inference tensors are copied."""
 
-    guided = monitor is not None and monitor.preview_every > 0 and monitor.preview_cfg != 1.0
-    for needed, name in (
-        (plan.method.reads("source"), "source"),
-        (plan.method.needs_empty() or guided, "empty"),
-    ):
-        if needed and getattr(conditions, name) is None:
-            raise InputError(f"Expected the {name} prompt for this training, got none. Connect the prompts.")
-    return conditions.map(ordinary)
+    def tensor(given: Tensor) -> Tensor:
+        return given.clone() if given.is_inference() else given
+
+    def prompt(given: Condition) -> Condition:
+        return given.map(tensor).to(device)
+
+    return replace(part.map(tensor), prompts=part.prompts.map(prompt))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
@@ -16,7 +16,7 @@ from ...domaingallery_core.data.images import LARGEST_SCALE, Size, bucket_sizes,
 from ...domaingallery_core.errors import DomainGalleryError, InputError, shown
 from ..data.folders import caption_of, image_files, input_folder
 from ..data.prompts import checked_words
-from ..sockets import DomainPrompts, TrainingOptions
+from ..sockets import CategoryPrompts, DomainPrompts, TrainingOptions
 from ..train.training_options import DomainGalleryOptions
 from .prompt_graph import UNKNOWN, GraphNode, PromptGraph
 
@@ -27,17 +27,19 @@ SIDE = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ForeseenDataset:
-    """Stand for a LatentDataset that is not made yet: the images as mere numbers."""
+class ForeseenPart:
+    """Stand for a LatentPart that is not made yet: the images as mere numbers."""
 
     source: range
     target: range | None = None
     category: str | None = None
-    more: tuple[ForeseenDataset, ...] = ()
 
-    def parts(self) -> tuple[ForeseenDataset, ...]:
-        """Return one dataset for each category of the domain."""
-        return (self, *self.more)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForeseenDataset:
+    """Stand for a LatentDataset that is not made yet."""
+
+    parts: tuple[ForeseenPart, ...]
 
 
 @contextmanager
@@ -77,10 +79,10 @@ class Foresight:
         with at(given, self.here):
             words = [checked_words(identifier, word) for word in split_categories(category) or [""]]
         parts = [
-            DomainPrompts(identifier=one, category=other, target=[], source=[], bare=[], empty=[])
+            CategoryPrompts(identifier=one, category=other, target=[], source=[], bare=[], empty=[])
             for one, other in words
         ]
-        return replace(parts[0], more=tuple(parts[1:]))
+        return DomainPrompts(tuple(parts))
 
     def options(self, node: GraphNode) -> TrainingOptions | None:
         """Return the options of a training, those of the LoRA that it begins with if it has none."""
@@ -110,25 +112,25 @@ class Foresight:
         prompts = self.prompts(given, "prompts")
         if prompts is None and self.graph.source(given, "prompts") is not None:
             return None
-        words = [part.category for part in prompts.parts()] if prompts is not None else [None]
+        words = prompts.words if prompts is not None else [None]
         pictures = self._pictures(given)
         with at(given, self.here):
             sources = self._sources(given, len(words))
             if self.graph.source(given, "target_images") is None:
-                parts = [ForeseenDataset(range(sources), None, word) for word in words]
+                parts = [ForeseenPart(range(sources), None, word) for word in words]
             elif pictures is None:
-                parts = [ForeseenDataset(range(sources), range(MANY), word) for word in words]
+                parts = [ForeseenPart(range(sources), range(MANY), word) for word in words]
             else:
                 parts = self._filled(given, words, sources, pictures)
-        return replace(parts[0], more=tuple(parts[1:]))
+        return ForeseenDataset(tuple(parts))
 
     def _filled(
         self, node: GraphNode, words: Sequence[str | None], sources: int, pictures: list[Size]
-    ) -> list[ForeseenDataset]:
-        """Return a dataset of known images for each category."""
+    ) -> list[ForeseenPart]:
+        """Return a part of known images for each category."""
         captions = self._captions(node)
         if len(words) > 1 and captions is None:
-            return [ForeseenDataset(range(sources), range(MANY), word) for word in words]
+            return [ForeseenPart(range(sources), range(MANY), word) for word in words]
         numbers = [0] * len(pictures)
         if len(words) > 1 and captions is not None:
             numbers = category_numbers(captions, [str(word) for word in words], len(pictures))
@@ -147,7 +149,7 @@ class Foresight:
                     "Lower held_out or add images."
                 )
             left = count - held_out if isinstance(held_out, int) else count
-            parts.append(ForeseenDataset(range(sources), range(left), word))
+            parts.append(ForeseenPart(range(sources), range(left), word))
         self._check_sizes(node, pictures)
         return parts
 
@@ -158,7 +160,7 @@ class Foresight:
         prompts = self.prompts(given, "prompts") if given is not None else None
         if not isinstance(count, int) or prompts is None:
             return MANY
-        batches = len(prompts.parts())
+        batches = len(prompts.categories)
         if categories > 1 and batches != categories:
             raise InputError(
                 f"Expected source images of each of the {categories} categories, got {batches} batch(es). "

@@ -152,17 +152,16 @@ def _check_data(foresight: Foresight, node: GraphNode, plan: TrainingPlan | None
     if dataset is None:
         return
     with at(node, foresight.here):
-        domain: Sequence[Any] = [(prompts, part) for part in dataset.parts()]
+        domain: Sequence[Any] = [(prompts, part) for part in dataset.parts]
         if prompts is not None:
             domain = with_prompts(prompts, dataset)  # type: ignore[arg-type]
         if prompts is not None and subject_prompts is not None:
             apart = foresight.graph.source(node, "subject_dataset") is not None
-            if node.kind == "DomainGalleryErase" and not apart:
-                checked_category(subject_prompts, None, prompts, dataset)  # type: ignore[arg-type]
-            elif node.kind == "DomainGalleryErase" and subject is not None:
-                with_prompts(subject_prompts, subject)  # type: ignore[arg-type]
-            elif subject is not None:
+            if node.kind == "DomainGalleryErase" and (subject is not None or not apart):
+                own = checked_category(subject_prompts, subject, prompts, dataset)  # type: ignore[arg-type]
+                with_prompts(subject_prompts, own)
+            elif node.kind != "DomainGalleryErase" and subject is not None:
                 check_subject(prompts, subject_prompts, subject)  # type: ignore[arg-type]
         if plan is not None:
             check_parts(domain, plan)
-            check_similarity(dataset, plan)  # type: ignore[arg-type]
+            check_similarity([part.source for part in dataset.parts], plan)

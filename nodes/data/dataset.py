@@ -12,17 +12,17 @@ from torch import Tensor
 
 from ...domaingallery_core.data import images as core_images
 from ...domaingallery_core.data.categories import category_numbers
-from ...domaingallery_core.data.datasets import Examples, turns
+from ...domaingallery_core.data.examples import Examples
 from ...domaingallery_core.data.images import CROPS, Size, bucket_sizes, nearest_bucket
+from ...domaingallery_core.data.parts import turns
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.generators import generator
+from ...domaingallery_core.run.trainer import FEWEST_SOURCES
 from ..host.encoding import encode, images_of
 from ..host.progress import node_id, say
 from ..node import Node
-from ..sockets import CATEGORY, Dataset, LatentDataset, Prompts, Source, SourceLatents
+from ..sockets import CATEGORY, Dataset, LatentDataset, LatentPart, Prompts, Source, SourceLatents
 
-#: As many source images are needed by the similarity term.
-FEWEST_SOURCES = 3
 FITS = ["centre crop", "random crop", "buckets"]
 
 
@@ -119,13 +119,13 @@ class DomainGalleryDataset(Node):
         flip=None, held_out=None,
     ) -> io.NodeOutput:  # fmt: skip
         fit, flip, held_out = (given[0] if given else None for given in (fit, flip, held_out))
-        words = [part.category for part in prompts[0].parts()] if prompts else [None]
+        words = prompts[0].words if prompts else [None]
         size, sources = by_category(source_images, words)
         pictures = [*pictures_of(target_images or [], masks)]
         numbers = [0] * len(pictures)
         if len(words) > 1 and pictures:
             numbers = category_numbers(categories or [""], words, len(pictures))
-        parts: list[LatentDataset] = []
+        parts: list[LatentPart] = []
         for number, (word, source) in enumerate(zip(words, sources, strict=True)):
             chosen = [p for p, n in zip(pictures, numbers, strict=True) if n == number]
             if pictures and not chosen:
@@ -136,10 +136,10 @@ class DomainGalleryDataset(Node):
             fitting = Fitting(vae[0], size, fit or FITS[0], bool(flip), held_out or 0)
             parts += category_parts(fitting, source, chosen, word)
         say(node_id(cls), summary(parts))
-        return io.NodeOutput(replace(parts[0], more=tuple(parts[1:]), vae=vae[0]))
+        return io.NodeOutput(LatentDataset(tuple(parts), vae[0]))
 
 
-def summary(parts: Sequence[LatentDataset]) -> str:
+def summary(parts: Sequence[LatentPart]) -> str:
     """Return what a dataset holds, in a line for the node."""
     texts = []
     for part in parts:
@@ -223,14 +223,14 @@ class Fitting:
 
 def category_parts(
     fitting: Fitting, source: list[Tensor | SourceLatents], pictures: list[Picture], word: str | None
-) -> list[LatentDataset]:
-    """Return the dataset of one category: one part, or with buckets one for each shape.
+) -> list[LatentPart]:
+    """Return the images of one category: one part, or with buckets one for each shape.
 
     Raises:
         InputError: images are too small, or all of them are held out.
     """
     if not pictures:
-        return [LatentDataset(source=encode_sources(fitting.vae, source, fitting.size), category=word)]
+        return [LatentPart(source=encode_sources(fitting.vae, source, fitting.size), category=word)]
     held_out = fitting.held_out
     if held_out >= len(pictures):
         raise InputError(
@@ -249,7 +249,7 @@ def category_parts(
     for (shape, members), numbers in zip(groups.items(), shares, strict=True):
         target = encode_pictures(fitting, members, shape, random=fitting.fit == "random crop")
         sources = encode_sources(fitting.vae, source, shape, numbers)
-        parts.append(LatentDataset(source=sources, target=target, category=word))
+        parts.append(LatentPart(source=sources, target=target, category=word))
     if apart:
         plain = replace(fitting, flip=False)
         validation = encode_pictures(plain, apart, next(iter(groups)), random=False)

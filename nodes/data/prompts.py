@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import comfy.conds
 from comfy_api.v0_0_2 import io
@@ -12,7 +11,7 @@ from ...domaingallery_core.data.categories import split_categories
 from ...domaingallery_core.errors import InputError, shown
 from ..checks import check_conditioning
 from ..node import Node
-from ..sockets import CATEGORY, Conditioning, DomainPrompts, Prompts
+from ..sockets import CATEGORY, CategoryPrompts, Conditioning, DomainPrompts, Prompts
 
 MOST_TOKENS = 3  # of an identifier; the words that DreamBooth recommends have one to three
 
@@ -75,7 +74,7 @@ class DomainGalleryPrompts(Node):
 
         bare, empty = encode(identifier), encode("")
         parts = [
-            DomainPrompts(
+            CategoryPrompts(
                 identifier=identifier,
                 category=word,
                 target=encode(f"a {identifier} {word}"),
@@ -87,12 +86,12 @@ class DomainGalleryPrompts(Node):
         ]
         for part in parts:
             check_told_apart(part)
-        prompts = replace(parts[0], more=tuple(parts[1:]))
+        prompts, first = DomainPrompts(tuple(parts)), parts[0]
         warning = token_warning(clip, identifier)
         if warning:
             logging.getLogger("domaingallery").warning(warning)
         return io.NodeOutput(
-            prompts, prompts.target, prompts.source, prompts.bare, prompts.empty,
+            prompts, first.target, first.source, first.bare, first.empty,
             ui={"text": [warning]} if warning else None,
         )  # fmt: skip
 
@@ -143,7 +142,7 @@ def checked_words(identifier: str, category: str) -> tuple[str, str]:
     return identifier, category
 
 
-def check_told_apart(prompts: DomainPrompts) -> None:
+def check_told_apart(prompts: CategoryPrompts) -> None:
     """Check that the text encoder reads the identifier.
 
     Raises:

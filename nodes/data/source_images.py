@@ -25,7 +25,7 @@ from ..host.progress import Progress, duration, node_id
 from ..host.text import check_text_encoder
 from ..inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
 from ..node import Node
-from ..sockets import CATEGORY, DomainPrompts, Prompts, Source, SourceLatents
+from ..sockets import CATEGORY, CategoryPrompts, Prompts, Source, SourceLatents
 
 #: How many images of each category are decoded to be looked at.
 SHOWN = 16
@@ -97,7 +97,7 @@ class DomainGallerySourceImages(Node):
         cls, model, vae, prompts, count, width, height, steps, cfg, sampler_name, scheduler, batch_size, seed
     ) -> io.NodeOutput:
         check_vae(model, vae)
-        parts = prompts.parts()
+        parts = prompts.categories
         progress = Progress(node_id(cls), len(parts) * count * steps)
         latents = empty_latents(model, count, width, height)
         fitting = fitting_batch(model, latents)
@@ -132,7 +132,7 @@ def fitting_batch(model: ModelPatcher, latents: Tensor) -> int:
 
 
 def cache_of(
-    base: dict[str, str], prompts: DomainPrompts, latents: Tensor, sampling: dict[str, object]
+    base: dict[str, str], prompts: CategoryPrompts, latents: Tensor, sampling: dict[str, object]
 ) -> LatentCache:
     """Return where latents are kept: a folder for everything that determines them but their number.
 
@@ -161,7 +161,7 @@ def empty_latents(model, count: int, width: int, height: int) -> Tensor:
 
 def draw(
     model,
-    prompts: DomainPrompts,
+    prompts: CategoryPrompts,
     latents: Tensor,
     *,
     steps: int,

@@ -86,7 +86,7 @@ def make_enhancement(
                 f"Expected prompts or base for the mode {mode}, got neither. Connect Domain Prompts, or an "
                 'encoded prompt: the identifier alone for V-uncond, "a [category]" for VN-N.'
             )
-        base = prompts.bare if mode == V_UNCOND else prompts.source
+        base = prompts.first.bare if mode == V_UNCOND else prompts.first.source
     return Enhancement(
         mode=mode, strength=strength, base=base, start=start, end=end, rescale=rescale, node=node
     )

@@ -11,7 +11,7 @@ from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...domaingallery_core.data.datasets import Examples
+from ...domaingallery_core.data.examples import Examples
 from ...domaingallery_core.errors import InputError, shown
 from ..sockets import SourceLatents
 from .progress import check_interrupt

@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from .families import family_of
 
-CHECKPOINTING = ("automatic", "on", "off")
 #: Networks with at least so many weights are trained with gradient checkpointing unless told otherwise.
 LARGE = 100_000_000
 

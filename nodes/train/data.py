@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...domaingallery_core.data.datasets import Dataset, Examples
+from ...domaingallery_core.data.examples import Examples
+from ...domaingallery_core.data.parts import Part, Role, read_parts
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.model.denoiser import Conditions
 from ...domaingallery_core.run.plan import TrainingPlan
-from ...domaingallery_core.run.trainer import reads
 from ..host.model import HostDenoiser, training_latents
-from ..sockets import DomainPrompts, LatentDataset
+from ..sockets import CategoryPrompts, DomainPrompts, LatentDataset, LatentPart
 
-Pair = tuple[DomainPrompts, LatentDataset]
+Pair = tuple[CategoryPrompts, LatentPart]
+#: The prompts of a part.
+KINDS = ("target", "source", "empty")
 
 
 def with_prompts(prompts: DomainPrompts, dataset: LatentDataset) -> list[Pair]:
@@ -26,21 +27,21 @@ def with_prompts(prompts: DomainPrompts, dataset: LatentDataset) -> list[Pair]:
     Raises:
         InputError: the dataset was made for other categories.
     """
-    words = {part.category: part for part in prompts.parts()}
-    made_for = list(dict.fromkeys(part.category for part in dataset.parts()))
+    words = {part.category: part for part in prompts.categories}
+    made_for = list(dict.fromkeys(part.category for part in dataset.parts))
     if made_for == [None]:
         if len(words) > 1:
             raise InputError(
                 f"Expected a dataset of the categories {', '.join(words)}, got one without categories. "
                 "Connect the same Domain Prompts to Source Images and Dataset."
             )
-        return [(prompts, part) for part in dataset.parts()]
+        return [(prompts.first, part) for part in dataset.parts]
     if made_for != list(words):
         raise InputError(
             f"Expected a dataset of the categories {', '.join(words)}, got one of "
             f"{', '.join(map(str, made_for))}. Connect the same Domain Prompts to Dataset and to this node."
         )
-    return [(words[str(part.category)], part) for part in dataset.parts()]
+    return [(words[str(part.category)], part) for part in dataset.parts]
 
 
 def check_parts(domain: Sequence[Pair], plan: TrainingPlan) -> None:
@@ -64,14 +65,21 @@ def checked_category(
     """Return the dataset of a second identifier: its own, or the first's where the category is the same.
 
     Raises:
-        InputError: there is none of its own and the categories differ.
+        InputError: there is none of its own and the categories differ, or the words are those of the first.
     """
+    for part in prompts.categories:
+        if part.target_text.casefold() in [other.target_text.casefold() for other in first.categories]:
+            raise InputError(
+                f"Expected other words than those of the first Domain Prompts, got {shown(part.target_text)} "
+                "twice. Enter another identifier in the second, or take it out."
+            )
     if dataset is not None:
         return dataset
-    if prompts.more or first.more or prompts.category.casefold() != first.category.casefold():
+    wanted, known = ([word.casefold() for word in each.words] for each in (prompts, first))
+    if len(wanted) > 1 or wanted != known:
         raise InputError(
-            f"Expected source images of {shown(prompts.category)}, got those of {shown(first.category)} "
-            "alone. Connect subject_dataset."
+            f"Expected source images of {shown(prompts.first.category)}, got those of "
+            f"{shown(first.first.category)} alone. Connect subject_dataset."
         )
     return shared
 
@@ -80,77 +88,71 @@ def check_subject(
     prompts: DomainPrompts, subject_prompts: DomainPrompts, subject_dataset: LatentDataset
 ) -> None:
     """Raise InputError unless the subject has a word and images of its own, of one category and size."""
-    if subject_prompts.identifier.casefold() == prompts.identifier.casefold():
+    identifier = prompts.first.identifier
+    if subject_prompts.first.identifier.casefold() == identifier.casefold():
         raise InputError(
-            f"Expected different identifiers for domain and subject, got {shown(prompts.identifier)} for "
-            "both. Enter another rare word in the Domain Prompts of the subject."
+            f"Expected different identifiers for domain and subject, got {shown(identifier)} for both. "
+            "Enter another rare word in the Domain Prompts of the subject."
         )
-    if subject_prompts.more or subject_dataset.more:
+    if len(subject_prompts.categories) > 1 or len(subject_dataset.parts) > 1:
         raise InputError(
             "Expected a subject of one category, with images of one size, got several. "
             'Name one category, and set fit to "centre crop".'
         )
-    with_prompts(subject_prompts, subject_dataset)
-    if subject_dataset.target is None:
+    (_, images), *_ = with_prompts(subject_prompts, subject_dataset)
+    if images.target is None:
         raise InputError(
             "Expected images of the subject, got a dataset without them. "
             "Connect target_images of the Dataset node of the subject."
         )
 
 
-def training_data(
+def training_parts(
     model: ModelPatcher,
     denoiser: HostDenoiser,
-    domain: Sequence[Pair],
+    pairs: Mapping[Role, Sequence[Pair]],
     plan: TrainingPlan,
-    subject: Pair | None = None,
-) -> tuple[Dataset, Conditions]:
-    """Return the latents that a plan reads, as the model sees them, and the conditions of each part.
+) -> list[Part]:
+    """Return what a plan reads, as the model sees it.
 
     Raises:
         InputError: latents or prompts come from another family than the model.
     """
-    datasets = [core_dataset(model, part) for _, part in domain]
-    prompts = [part for part, _ in domain]
-    if subject is not None:
-        prompts.append(subject[0])
-        datasets[0] = replace(datasets[0], subject=core_dataset(model, subject[1]))
-    texts = [c for part in prompts for c in (part.target, part.source, part.empty)]
-
-    def conditions(number: int, part: Dataset) -> Conditions:
+    given = [(role, *pair) for role, some in pairs.items() for pair in some]
+    keys = [(number, kind) for number in range(len(given)) for kind in KINDS]
+    texts = [getattr(given[number][1], kind) for number, kind in keys]
+    found = []
+    for number, (role, prompts, part) in enumerate(given):
+        images = {kind: seen_by(model, getattr(part, kind)) for kind in ("target", "source", "validation")}
+        like = images["source"] or images["target"]
+        assert like is not None
         # All are encoded together, to one length, and anew for each part, as some families read its size.
-        target, source, empty = denoiser.conditions(texts, size_of(part))[3 * number : 3 * number + 3]
-        return Conditions(target=target, source=source, empty=empty)
-
-    found = [conditions(number, part) for number, part in enumerate(datasets)]
-    spoken = None if subject is None else conditions(len(datasets), datasets[0])
-    data = replace(datasets[0], more=tuple(datasets[1:])).restricted(**reads(plan))
-    return data, replace(found[0], subject=spoken, more=tuple(found[1:]))
+        encoded = dict(zip(keys, denoiser.conditions(texts, like.latents), strict=True))
+        conditions = Conditions(**{kind: encoded[number, kind] for kind in KINDS})
+        name = named(prompts, part, given)
+        found.append(Part(name=name, role=role, prompts=conditions, **images))
+    return read_parts(found, plan.method.reads)
 
 
-def size_of(dataset: Dataset) -> Tensor:
-    """Return latents (N C H W) of a dataset, whose size the conditions of some families hold."""
-    examples = dataset.source or dataset.target
-    assert examples is not None
-    return examples.latents
+def named(prompts: CategoryPrompts, part: LatentPart, given: Sequence[tuple[Role, *Pair]]) -> str:
+    """Return how a part is called: by its words, and its size where there are several of them."""
+    words = f"{prompts.identifier} {prompts.category}"
+    if sum(other is prompts for _, other, _ in given) == 1:
+        return words
+    height, width = part.source.latents.shape[-2:]
+    return f"{words}, {width} x {height} latents"
 
 
-def core_dataset(model: ModelPatcher, dataset: LatentDataset) -> Dataset:
-    """Return one part of a dataset as the model sees it, on the CPU; the trainer takes a batch at a time."""
-
-    def scaled(examples: Examples | None) -> Examples | None:
-        if examples is None:
-            return None
-        latents = training_latents(model, examples.latents)
-        deviation = examples.deviation
-        if deviation is not None:
-            deviation = deviation.clone() * deviation_scale(model, latents.shape[1])
-        masks = None if examples.masks is None else examples.masks.clone()
-        return Examples(latents, deviation, masks, examples.variants)
-
-    return Dataset(
-        target=scaled(dataset.target), source=scaled(dataset.source), validation=scaled(dataset.validation)
-    )
+def seen_by(model: ModelPatcher, examples: Examples | None) -> Examples | None:
+    """Return images as the model sees them, on the CPU; the trainer takes a batch at a time."""
+    if examples is None:
+        return None
+    latents = training_latents(model, examples.latents)
+    deviation = examples.deviation
+    if deviation is not None:
+        deviation = deviation.clone() * deviation_scale(model, latents.shape[1])
+    masks = None if examples.masks is None else examples.masks.clone()
+    return Examples(latents, deviation, masks, examples.variants)
 
 
 def deviation_scale(model: ModelPatcher, channels: int) -> Tensor:

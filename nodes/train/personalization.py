@@ -58,7 +58,7 @@ class DomainGalleryPersonalize(Node):
         subject_weight, erased=None, options=None, run_options=None,
     ) -> io.NodeOutput:  # fmt: skip
         check_subject(prompts, subject_prompts, subject_dataset)
-        start, options = starting_weights(erased, options)
+        start, options = starting_weights(model, erased, options)
         plan = options.plan("personalization", steps, learning_rate, seed, subject=subject_weight)
         return run(
             model, prompts, dataset, plan, node_id(cls), start, run_options,

@@ -12,7 +12,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 from torch import Tensor, nn
 
+from ...domaingallery_core.data.parts import Role
 from ...domaingallery_core.files.formats.comfyui import Comfyui
+from ...domaingallery_core.files.lora import core_names
 from ...domaingallery_core.fingerprints import fingerprint
 from ...domaingallery_core.generators import generator
 from ...domaingallery_core.methods import METHODS
@@ -32,6 +34,7 @@ from ..host.progress import duration, node_id, warned
 from ..node import Node
 from ..sockets import (
     CATEGORY,
+    UNWATCHED,
     Dataset,
     DomainPrompts,
     LatentDataset,
@@ -40,7 +43,7 @@ from ..sockets import (
     TrainedLora,
     TrainingOptions,
 )
-from .data import Pair, check_parts, checked_category, training_data, with_prompts
+from .data import Pair, check_parts, checked_category, training_parts, with_prompts
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
 from .live import Live, attempt, plot_image, preview_image
 from .run_options import checkpoints_of, monitor_of
@@ -62,8 +65,8 @@ def run(
     start: Mapping[str, Tensor] | None = None,
     options: RunOptions | None = None,
     *,
-    also: Pair | None = None,
-    subject: Pair | None = None,
+    also: tuple[DomainPrompts, LatentDataset] | None = None,
+    subject: tuple[DomainPrompts, LatentDataset] | None = None,
 ) -> io.NodeOutput:
     """Train a LoRA on a MODEL by a plan; return what a training node gives, also to a client.
 
@@ -75,7 +78,8 @@ def run(
     if also is not None:
         domain += with_prompts(*also)
     check_parts(domain, plan)
-    options, family = options or RunOptions(), family_of(model)
+    pairs: dict[Role, list[Pair]] = {"domain": domain, "subject": with_prompts(*subject) if subject else []}
+    options, family = options or UNWATCHED, family_of(model)
     live = Live(node, model, plan.optimizer.steps)
     warn_of_rate(plan, model.model.diffusion_model)
     live.progress.say("looking at the model")
@@ -87,7 +91,7 @@ def run(
                 stack.enter_context(training(model))
                 dtype = stack.enter_context(precision(model, plan.precision))
                 denoiser = HostDenoiser(model)
-                data, conditions = training_data(model, denoiser, domain, plan, subject)
+                parts = training_parts(model, denoiser, pairs, plan)
                 network = model.model.diffusion_model
                 stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
                 seed = generator(plan.seed, "adapter")
@@ -96,13 +100,13 @@ def run(
                 )
                 if start is not None:
                     adapter.load(adapter.imported(start))
-                identity = run_identity(adapter, data, conditions, plan, base) | {"computes in": str(dtype)}
-                checkpoints = checkpoints_of(options, prompts.target_text, plan.method.name, identity)
+                identity = run_identity(adapter, parts, plan, base) | {"computes in": str(dtype)}
+                checkpoints = checkpoints_of(options, prompts.first.target_text, plan.method.name, identity)
                 claim.enter_context(checkpoints.claimed())
                 keep_within_bounds()  # which leaves what is claimed
                 live.checkpoints = checkpoints
                 result = train(
-                    denoiser, adapter, data, conditions, plan, live.show, checkpoints=checkpoints,
+                    denoiser, adapter, parts, plan, live.show, checkpoints=checkpoints,
                     monitor=monitor_of(options),
                 )  # fmt: skip
                 tensors = Comfyui().to_file(adapter.exported(result.state_dict))
@@ -143,12 +147,13 @@ def metadata(
     subject: DomainPrompts | None = None,
 ) -> dict[str, str]:
     """Return what a file of the LoRA says about itself; the first keys are those that other programs read."""
-    trigger = ", ".join(part.target_text for part in prompts.parts())
+    first = prompts.first
+    trigger = ", ".join(part.target_text for part in prompts.categories)
     if subject is not None:
-        trigger = f"a {prompts.identifier} {subject.identifier} {subject.category}"
+        trigger = f"a {first.identifier} {subject.first.identifier} {subject.first.category}"
     return {
         "format": "pt",
-        "modelspec.title": f"{prompts.identifier} {prompts.category}",
+        "modelspec.title": f"{first.identifier} {first.category}",
         "modelspec.trigger_phrase": trigger,
         **KINDS[plan.adapter.kind].metadata(),
         "ss_network_dim": str(plan.adapter.rank),
@@ -159,10 +164,10 @@ def metadata(
         "domaingallery.plan": json.dumps(plan.to_dict()),
         "domaingallery.prompts": json.dumps(
             {
-                "identifier": prompts.identifier,
-                "category": prompts.category,
-                "target": prompts.target_text,
-                "source": prompts.source_text,
+                "identifier": first.identifier,
+                "category": first.category,
+                "target": first.target_text,
+                "source": first.source_text,
             }
         ),
     }
@@ -192,16 +197,17 @@ def summary(result: TrainingResult) -> str:
 
 
 def starting_weights(
-    erased: Mapping[str, Tensor] | None, options: TrainingOptions | None
+    model: ModelPatcher, erased: Mapping[str, Tensor] | None, options: TrainingOptions | None
 ) -> tuple[dict[str, Tensor] | None, TrainingOptions]:
     """Return the weights to begin with, if any, and options, of their kind, rank and alpha if none are given.
 
     Raises:
-        AdapterError: it is a LoRA of another origin.
+        AdapterError: it is an adapter of no kind that is known.
+        FileError: its names are those of another model, or of another program.
     """
     if erased is None:
         return None, options or TrainingOptions()
-    weights = Comfyui().from_file(erased)
+    weights = core_names(erased, family_of(model).kohya_names(model.model))
     kind, rank, alpha = describe(weights)
     return weights, options or TrainingOptions(kind=kind, rank=rank, alpha=alpha)
 
@@ -292,6 +298,6 @@ class DomainGalleryTrain(Node):
     def execute(
         cls, model, prompts, dataset, steps, learning_rate, seed, erased=None, options=None, run_options=None
     ) -> io.NodeOutput:
-        start, options = starting_weights(erased, options)
+        start, options = starting_weights(model, erased, options)
         plan = options.plan("domaingallery", steps, learning_rate, seed)
         return run(model, prompts, dataset, plan, node_id(cls), start, run_options)

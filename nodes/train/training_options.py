@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ...domaingallery_core.data.datasets import DataSettings
+from ...domaingallery_core.data.parts import DataSettings
 from ...domaingallery_core.methods import MethodSettings
 from ...domaingallery_core.methods.erasure import ERASURE
 from ...domaingallery_core.methods.terms import DISENTANGLEMENT, PRIOR, SIMILARITY

@@ -6,9 +6,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from toys import ToyDenoiser, conditions, latents, network
+from toys import ToyDenoiser, latents, network, part
 
-from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.fingerprints import tensors_hash
 from domaingallery_core.generators import generator
 from domaingallery_core.run.checkpoints import Checkpoints
@@ -23,24 +22,19 @@ PLAN = TrainingPlan.of(
 )  # fmt: skip
 
 
-def run(
-    plan=PLAN, folder=None, on_step=None, *, seed=0, data=None, prompts=None, **options
-) -> TrainingResult:
+def run(plan=PLAN, folder=None, on_step=None, *, seed=0, parts=None, **options) -> TrainingResult:
     """Train on toys; with a folder, checkpoints are kept there. `seed` is that of the base model."""
     model = network(seed)
     base = {"weights": tensors_hash(model.state_dict())}
-    data = data or Dataset(target=Examples(latents(5, 1)), source=Examples(latents(12, 2)))
-    prompts = prompts or conditions()
+    parts = parts or [part(latents(5, 1), latents(12, 2))]
     monitor = options.pop("monitor", None)
     with Adapter.inject(model, plan.adapter, generator(plan.seed, "adapter")) as adapter:
         denoiser = options.pop("denoiser", None) or ToyDenoiser(model)
         if folder is None:
-            return train(denoiser, adapter, data, prompts, plan, on_step, monitor=monitor)
-        checkpoints = Checkpoints(Path(folder), run_identity(adapter, data, prompts, plan, base), **options)
+            return train(denoiser, adapter, parts, plan, on_step, monitor=monitor)
+        checkpoints = Checkpoints(Path(folder), run_identity(adapter, parts, plan, base), **options)
         with checkpoints.claimed():
-            result = train(
-                denoiser, adapter, data, prompts, plan, on_step, checkpoints=checkpoints, monitor=monitor
-            )
+            result = train(denoiser, adapter, parts, plan, on_step, checkpoints=checkpoints, monitor=monitor)
             checkpoints.finish()
         return result
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from domaingallery_core.data.examples import Examples
+from domaingallery_core.data.parts import Part
 from domaingallery_core.generators import generator
 from domaingallery_core.methods import Method, MethodSettings, NoisedBatch
 from domaingallery_core.methods.terms import PRIOR, TARGET
 from domaingallery_core.model.denoiser import Condition, Conditions
 from domaingallery_core.model.process import Process, broadcast
-from domaingallery_core.run.plan import TrainingPlan
+from domaingallery_core.run.plan import GROUPS, TrainingPlan, places
 from domaingallery_core.trainables.adapter_settings import AdapterSettings
 from domaingallery_core.trainables.adapters import Adapter
 
@@ -27,10 +30,11 @@ class Plain(Method):
     terms = (TARGET, PRIOR)
     steps, learning_rate = 10, 1e-2
 
-    def losses(self, ask, noised, conditions, settings):
-        terms = {"target": ask(noised.target, conditions.target).reconstruction}
+    def losses(self, ask, noised, settings):
+        domain = noised["domain"]
+        terms = {"target": ask(domain.target, domain.prompts.target).reconstruction}
         if settings.uses("prior"):
-            terms["prior"] = ask(noised.source, conditions.source).reconstruction
+            terms["prior"] = ask(domain.source, domain.prompts.source).reconstruction
         return terms
 
 
@@ -121,6 +125,13 @@ def latents(count: int, seed: int) -> Tensor:
     return random(count, CHANNELS, SIZE, SIZE, seed=seed)
 
 
+def part(target: Any = None, source: Any = None, **others: Any) -> Part:
+    """Return a part of images (Examples, or latents N C H W) with three random prompts."""
+    images = {"target": target, "source": source, "validation": others.pop("validation", None)}
+    examples = {k: Examples(v) if isinstance(v, Tensor) else v for k, v in images.items()}
+    return Part(**{"name": "images", "prompts": conditions()} | others | examples)
+
+
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
     """Return what a Network reads, for two images."""
     return random(2, CHANNELS, SIZE, SIZE, seed=1), torch.zeros(2), random(2, 3, WIDTH, seed=2)
@@ -158,11 +169,18 @@ def plan(method: str, **changes: Any) -> TrainingPlan:
     return TrainingPlan.of(method, **{"steps": 1, "learning_rate": 1e-2, "weights": weights} | changes)
 
 
+def but(plan: TrainingPlan, **values: Any) -> TrainingPlan:
+    """Return a plan with some settings changed, by their names as `TrainingPlan.of` takes them."""
+    flat = {name: value for group in GROUPS for name, value in asdict(getattr(plan, group)).items()}
+    flat |= {name: getattr(plan, name) for name in places()[""]} | values
+    return TrainingPlan.of(flat.pop("name"), **flat)
+
+
 def terms(
-    denoiser: ToyDenoiser, adapter: Adapter, noised: NoisedBatch, conditions: Conditions, plan: TrainingPlan
+    denoiser: ToyDenoiser, adapter: Adapter, plan: TrainingPlan, domain: NoisedBatch, **others: NoisedBatch
 ) -> dict[str, Tensor]:
-    """Return the terms of a plan's method."""
-    return plan.method.terms(denoiser, adapter, noised, conditions)
+    """Return the terms of a plan's method on the domain, and on what has other roles."""
+    return plan.method.terms(denoiser, adapter, {"domain": domain, **others})
 
 
 def assert_same_gradients(

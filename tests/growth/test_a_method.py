@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import ToyDenoiser, conditions, inject, latents, network, plan
+from toys import ToyDenoiser, inject, latents, network, part, plan
 
-from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.files.lora import load_lora, save_lora
 from domaingallery_core.methods import METHODS, Method, Term
 from domaingallery_core.methods.terms import TARGET
@@ -25,11 +24,12 @@ class Calm(Method):
     terms = (TARGET, CALM)
     steps, learning_rate = 6, 1e-2
 
-    def losses(self, ask, noised, conditions, settings):
-        target = ask(noised.target, conditions.target)
+    def losses(self, ask, noised, settings):
+        domain = noised["domain"]
+        target = ask(domain.target, domain.prompts.target)
         terms = {"target": target.reconstruction}
         if settings.uses("calm"):
-            source = ask(noised.source, conditions.target)
+            source = ask(domain.source, domain.prompts.target)
             terms["calm"] = lambda: source.value.square().mean()
         return terms
 
@@ -46,14 +46,12 @@ def added():
 
 def run(settings, folder=None, on_step=None):
     denoiser = ToyDenoiser(network())
-    data = Dataset(target=Examples(latents(5, 1)), source=Examples(latents(6, 2)))
+    parts = [part(latents(5, 1), latents(6, 2))]
     with inject(denoiser.network, settings.adapter) as adapter:
-        identity = run_identity(adapter, data, conditions(), settings, {})
+        identity = run_identity(adapter, parts, settings, {})
         checkpoints = Checkpoints(folder, identity, every=1) if folder else None
         monitor = Monitor(preview_every=3, preview_steps=2)
-        result = train(
-            denoiser, adapter, data, conditions(), settings, on_step, checkpoints=checkpoints, monitor=monitor
-        )
+        result = train(denoiser, adapter, parts, settings, on_step, checkpoints=checkpoints, monitor=monitor)
     return result, denoiser
 
 

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import nn
-from toys import CHANNELS, ToyDenoiser, conditions, inputs, latents, network, plan
+from toys import CHANNELS, ToyDenoiser, inputs, latents, network, part, plan
 
-from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.files.writing import read_tensors, save_tensors
 from domaingallery_core.run.checkpoints import Checkpoints
 from domaingallery_core.run.identity import run_identity
@@ -52,11 +51,11 @@ class Bias:
 def run(folder=None, on_step=None, steps=6):
     model = network()
     bias, settings = Bias(model), plan("domaingallery", steps=steps, ema=0.5)
-    data = Dataset(target=Examples(latents(5, 1)), source=Examples(latents(6, 2)))
-    identity = run_identity(bias, data, conditions(), settings, {})
+    parts = [part(latents(5, 1), latents(6, 2))]
+    identity = run_identity(bias, parts, settings, {})
     checkpoints = Checkpoints(folder, identity, every=1) if folder else None
     result = train(
-        ToyDenoiser(model), bias, data, conditions(), settings, on_step, checkpoints=checkpoints,
+        ToyDenoiser(model), bias, parts, settings, on_step, checkpoints=checkpoints,
         monitor=Monitor(preview_every=3, preview_steps=2, validate_every=3),
     )  # fmt: skip
     return result, bias, model

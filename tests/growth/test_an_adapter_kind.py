@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import LAYERS, ToyDenoiser, conditions, inject, inputs, latents, network, plan
+from toys import LAYERS, ToyDenoiser, inject, inputs, latents, network, part, plan
 
-from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.files.lora import load_lora, save_lora
 from domaingallery_core.run.checkpoints import Checkpoints
 from domaingallery_core.run.identity import run_identity
@@ -51,12 +50,12 @@ def added():
 
 def run(folder=None, on_step=None):
     model, settings = network(), plan("domaingallery", steps=6, **CONFIG)
-    data = Dataset(target=Examples(latents(5, 1)), source=Examples(latents(6, 2)))
+    parts = [part(latents(5, 1), latents(6, 2))]
     with inject(model, settings.adapter) as adapter:
-        identity = run_identity(adapter, data, conditions(), settings, {})
+        identity = run_identity(adapter, parts, settings, {})
         checkpoints = Checkpoints(folder, identity, every=1) if folder else None
         result = train(
-            ToyDenoiser(model), adapter, data, conditions(), settings, on_step, checkpoints=checkpoints,
+            ToyDenoiser(model), adapter, parts, settings, on_step, checkpoints=checkpoints,
             monitor=Monitor(preview_every=3, preview_steps=2),
         )  # fmt: skip
         return result, adapter.exported(result.state_dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -88,11 +89,18 @@ def conditioning(seed: int, *, tokens: int = TOKENS, pooled: int = 0) -> list[li
         return [[torch.randn(1, tokens, 16, generator=generator), extra]]
 
 
-def tiny_prompts(nodes: Any, **options: Any) -> Any:
-    """Return DomainPrompts with random embeddings."""
+def tiny_prompts(nodes: Any, *more: Mapping[str, Any], seed: int = 0, pooled: int = 0, **changes: Any) -> Any:
+    """Return DomainPrompts with random embeddings.
+
+    Args:
+        more: of each further category, what differs from the first.
+        changes: values to put in the place of those that are made here.
+    """
     names = ("target", "source", "bare", "empty")
-    encoded = {name: conditioning(i, **options) for i, name in enumerate(names)}
-    return nodes("nodes.sockets").DomainPrompts(identifier="sks", category="face", **encoded)
+    made = {name: conditioning(seed + i, pooled=pooled) for i, name in enumerate(names)}
+    first = {"identifier": "sks", "category": "face", **made, **changes}
+    sockets = nodes("nodes.sockets")
+    return sockets.DomainPrompts(tuple(sockets.CategoryPrompts(**{**first, **one}) for one in ({}, *more)))
 
 
 def tiny_latents(count: int, seed: int = 0, channels: int = 4) -> torch.Tensor:
@@ -102,12 +110,19 @@ def tiny_latents(count: int, seed: int = 0, channels: int = 4) -> torch.Tensor:
         return torch.randn(count, channels, SIZE, SIZE, generator=generator) * 5
 
 
-def tiny_dataset(nodes: Any, sources: int = 5, *, seed: int = 0) -> Any:
-    """Return a LatentDataset of that many source and of three target images."""
-    examples = nodes("domaingallery_core.data.datasets").Examples
-    return nodes("nodes.sockets").LatentDataset(
-        source=examples(tiny_latents(sources, seed)), target=examples(tiny_latents(3, seed + 1))
-    )
+def tiny_part(nodes: Any, sources: int = 5, *, seed: int = 0, **changes: Any) -> Any:
+    """Return a LatentPart of that many source and of three target images, with other values where given."""
+    examples = nodes("domaingallery_core.data.examples").Examples
+    images = {
+        "source": examples(tiny_latents(sources, seed)),
+        "target": examples(tiny_latents(3, seed + 1)),
+    }
+    return nodes("nodes.sockets").LatentPart(**{**images, **changes})
+
+
+def tiny_dataset(nodes: Any, sources: int = 5, **changes: Any) -> Any:
+    """Return a LatentDataset of one part."""
+    return nodes("nodes.sockets").LatentDataset((tiny_part(nodes, sources, **changes),))
 
 
 def weights_of(model: Any) -> dict[str, torch.Tensor]:

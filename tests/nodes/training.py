@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.nodes.tiny import conditioning, host_module, tiny_dataset, tiny_prompts
+from tests.nodes.tiny import host_module, tiny_dataset, tiny_prompts
 
 STEPS = 2
 
@@ -38,9 +38,7 @@ def personalize(nodes: Any, model: Any, **changes: Any) -> Any:
 
 def subject_prompts(nodes: Any, **changes: Any) -> Any:
     """Return DomainPrompts of a subject, with random embeddings."""
-    encoded = {name: conditioning(10 + i) for i, name in enumerate(("target", "source", "bare", "empty"))}
-    words = {"identifier": "olis", "category": "face"}
-    return nodes("nodes.sockets").DomainPrompts(**{**words, **encoded, **changes})
+    return tiny_prompts(nodes, seed=10, **{"identifier": "olis", **changes})
 
 
 def draw(nodes: Any, model: Any) -> Tensor:
@@ -50,6 +48,6 @@ def draw(nodes: Any, model: Any) -> Tensor:
         latents = torch.zeros(1, 4, 8, 8)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
         return host_module("comfy.sample").sample(
-            model, noise, 2, 3.0, "euler", "normal", prompts.target, prompts.empty, latents,
+            model, noise, 2, 3.0, "euler", "normal", prompts.first.target, prompts.first.empty, latents,
             seed=0, disable_pbar=True,
         )  # fmt: skip

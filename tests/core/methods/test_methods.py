@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import ToyDenoiser, assert_same_gradients, conditions, latents, network, plan, random, terms
+from toys import ToyDenoiser, assert_same_gradients, conditions, latents, network, part, plan, random, terms
 
-from domaingallery_core.data.datasets import Batch
+from domaingallery_core.data.parts import Batch
 from domaingallery_core.generators import generator
 from domaingallery_core.methods import draw, noised_batch
 from domaingallery_core.methods.similarity import clean_features, recurrent_denoise, similarity_consistency
@@ -20,13 +20,19 @@ def denoiser(request):
     return ToyDenoiser(network(), request.param)
 
 
-def noised(denoiser, timestep=600, rows=4):
+def noised(denoiser, timestep=600, rows=4, prompts=None):
     return noised_batch(
         denoiser.process,
         timestep,
+        prompts or conditions(),
         target=(latents(rows, 1), latents(rows, 2)),
         source=(latents(rows, 3), latents(rows, 4)),
     )
+
+
+def drawn(process, *tensors, offset_noise=0.0, **others):
+    step = {"domain": Batch(part(tensors[0]), *tensors)} | others
+    return draw(step, process, generator(0, "noise"), offset_noise)
 
 
 def prediction(denoiser, images, condition):
@@ -73,7 +79,7 @@ def test_shared_evaluations_give_the_terms_and_gradients_of_the_definition(
     batch, prompts = noised(denoiser, timestep), conditions()
     settings = plan(method, denoise_guidance=guidance)
 
-    found = terms(denoiser, adapter, batch, prompts, settings)
+    found = terms(denoiser, adapter, settings, batch)
     expected = expected_terms(denoiser, adapter, batch, prompts, method, guidance)
 
     assert found.keys() == expected.keys()
@@ -123,7 +129,7 @@ def test_a_weight_of_zero_costs_nothing(denoiser, adapter, method, weights, eval
     """What a step evaluates, and in which gradient mode, is what the terms with a weight need."""
     settings = plan(method, weights=dict(**weights))
 
-    found = terms(denoiser, adapter, noised(denoiser), conditions(), settings)
+    found = terms(denoiser, adapter, settings, noised(denoiser))
 
     assert sorted(zip(denoiser.rows, denoiser.with_gradient, strict=True)) == sorted(evaluations)
     assert denoiser.of_features == features
@@ -134,13 +140,12 @@ def test_a_weight_of_zero_costs_nothing(denoiser, adapter, method, weights, eval
 @pytest.mark.parametrize(("method", "alone"), [("erasure", "erasure"), ("domaingallery", "similarity")])
 def test_a_term_alone_is_what_it_is_among_others(denoiser, adapter, method, alone, guidance):
     """Its value and gradient do not depend on how evaluations are shared with other terms."""
-    batch, prompts = noised(denoiser), conditions()
+    batch = noised(denoiser)
     off = dict.fromkeys(("prior", "disentanglement"), 0.0)
 
     found, among = (
         terms(
-            denoiser, adapter, batch, prompts,
-            plan(method, weights=dict(**weights), denoise_guidance=guidance),
+            denoiser, adapter, plan(method, weights=dict(**weights), denoise_guidance=guidance), batch
         )[alone]
         for weights in (off, {})
     )  # fmt: skip
@@ -151,11 +156,10 @@ def test_a_term_alone_is_what_it_is_among_others(denoiser, adapter, method, alon
 
 def test_target_alone_is_plain_finetuning_without_prior(denoiser, adapter):
     weights = dict(prior=0, disentanglement=0, erasure=0, similarity=0)
-    batch, prompts = noised(denoiser), conditions()
+    batch = noised(denoiser)
 
     first, second = (
-        terms(denoiser, adapter, batch, prompts, plan(name, weights=weights))
-        for name in ("domaingallery", "plain")
+        terms(denoiser, adapter, plan(name, weights=weights), batch) for name in ("domaingallery", "plain")
     )
 
     assert first.keys() == second.keys() == {"target"}
@@ -165,7 +169,7 @@ def test_target_alone_is_plain_finetuning_without_prior(denoiser, adapter):
 def test_a_draw_shares_the_timestep_and_not_the_noise(denoiser):
     zeros = torch.zeros(4, 2, 4, 4)
 
-    batch = draw(Batch(target=zeros, source=zeros), denoiser.process, generator(0, "noise"))
+    batch = drawn(denoiser.process, zeros, zeros)["domain"]
 
     assert len(set(torch.cat([batch.target.sigma, batch.source.sigma]).tolist())) == 1
     rows = torch.cat([batch.target.x, batch.source.x]).flatten(1)
@@ -174,9 +178,7 @@ def test_a_draw_shares_the_timestep_and_not_the_noise(denoiser):
 
 def test_offset_noise_is_part_of_what_is_regressed_on():
     process = ToyDenoiser(network()).process
-    batch = Batch(target=torch.zeros(64, 2, 8, 8), source=None)
-
-    found = draw(batch, process, generator(0, "noise"), offset_noise=10.0).target
+    found = drawn(process, torch.zeros(64, 2, 8, 8), offset_noise=10.0)["domain"].target
 
     torch.testing.assert_close(found.x, found.sigma[:, None, None, None] * found.wanted)
     assert float(found.wanted.mean((2, 3)).std()) == pytest.approx(10, rel=0.2)
@@ -184,9 +186,9 @@ def test_offset_noise_is_part_of_what_is_regressed_on():
 
 def test_draws_repeat_with_the_seed():
     process = ToyDenoiser(network()).process
-    batch = Batch(target=latents(3, 1), source=latents(3, 2))
+    images = latents(3, 1), latents(3, 2)
 
-    first, second = (draw(batch, process, generator(1, "noise"), 0.1) for _ in range(2))
+    first, second = (drawn(process, *images, offset_noise=0.1)["domain"] for _ in range(2))
 
     assert first.timestep == second.timestep
     assert torch.equal(first.source.x, second.source.x)
@@ -196,7 +198,7 @@ def test_prompts_of_different_length_are_evaluated_apart(denoiser, adapter):
     prompts = conditions()
     longer = type(prompts)(target=Condition({"context": random(1, 6, 8, seed=1)}), source=prompts.source)
 
-    terms(denoiser, adapter, noised(denoiser), longer, plan("erasure"))
+    terms(denoiser, adapter, plan("erasure"), noised(denoiser, prompts=longer))
 
     assert denoiser.rows[:2] == [4, 4]
 
@@ -209,7 +211,7 @@ def test_a_mask_weighs_the_places_of_the_target_term(denoiser, adapter):
 
     def target_term(mask):
         masked = replace(batch, target=replace(batch.target, mask=mask))
-        return terms(denoiser, adapter, masked, prompts, settings)["target"]
+        return terms(denoiser, adapter, settings, masked)["target"]
 
     found = prediction(denoiser, batch.target, prompts.target)
     for weight in (1.0, 1e-3):
@@ -219,13 +221,15 @@ def test_a_mask_weighs_the_places_of_the_target_term(denoiser, adapter):
 
 
 def test_a_draw_keeps_masks_and_subjects(denoiser):
-    mask, subject = torch.rand(2, 1, 4, 4), Batch(latents(2, 3), latents(2, 4))
-    process = denoiser.process
+    mask, other = torch.rand(2, 1, 4, 4), part(latents(2, 3), latents(2, 4))
+    images = latents(2, 1), latents(2, 2)
+    subject = Batch(other, latents(2, 3), latents(2, 4))
 
-    plain = draw(Batch(latents(2, 1), latents(2, 2)), process, generator(0, "noise"))
-    full = draw(Batch(latents(2, 1), latents(2, 2), mask, subject), process, generator(0, "noise"))
+    plain = drawn(denoiser.process, *images)["domain"]
+    full = drawn(denoiser.process, *images, mask, subject=subject)
 
-    assert torch.equal(full.target.mask, mask) and full.source.mask is None
-    assert torch.equal(full.source.x, plain.source.x)
-    assert full.subject.timestep == full.timestep
-    assert not torch.equal(full.subject.target.wanted, full.subject.source.wanted)
+    domain, subject = full["domain"], full["subject"]
+    assert torch.equal(domain.target.mask, mask) and domain.source.mask is None
+    assert torch.equal(domain.source.x, plain.source.x)
+    assert subject.timestep == domain.timestep and subject.prompts is other.prompts
+    assert not torch.equal(subject.target.wanted, subject.source.wanted)

@@ -6,9 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import ToyDenoiser, assert_same_gradients, conditions, inject, latents, network, plan, random, terms
+from toys import (
+    ToyDenoiser,
+    assert_same_gradients,
+    conditions,
+    inject,
+    latents,
+    network,
+    part,
+    plan,
+    random,
+    terms,
+)
 
-from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.errors import InputError
 from domaingallery_core.methods import noised_batch
 from domaingallery_core.model.denoiser import Condition, Conditions
@@ -17,32 +27,28 @@ from domaingallery_core.run.trainer import train
 
 def prompts():
     target, source = (Condition({"context": random(1, 3, 8, seed=seed)}) for seed in (14, 15))
-    return replace(conditions(), subject=Conditions(target=target, source=source))
+    return Conditions(target=target, source=source)
 
 
 def noised(denoiser, subject_rows=4):
-    def pair(rows, seed):
-        return latents(rows, seed), latents(rows, seed + 1)
+    def of(given, rows, seed):
+        target, source = ((latents(rows, n), latents(rows, n + 1)) for n in (seed, seed + 2))
+        return noised_batch(denoiser.process, 600, given, target=target, source=source)
 
-    batch = noised_batch(denoiser.process, 600, target=pair(4, 1), source=pair(4, 3))
-    subject = noised_batch(denoiser.process, 600, target=pair(subject_rows, 5), source=pair(subject_rows, 7))
-    return replace(batch, subject=subject)
+    return {"domain": of(conditions(), 4, 1), "subject": of(prompts(), subject_rows, 5)}
 
 
-def dataset(*, subject=True):
-    def of(seed, targets=3):
-        return Dataset(target=Examples(latents(targets, seed)), source=Examples(latents(6, seed + 1)))
-
-    return replace(of(21), subject=of(31, 5) if subject else None)
+DOMAIN = part(latents(3, 21), latents(6, 22))
+SUBJECT = part(latents(5, 31), latents(6, 32), name="olis", role="subject", prompts=prompts())
 
 
 def test_the_terms_are_those_of_domaingallery_and_of_plain_finetuning_on_the_subject(denoiser, adapter):
     """Each is a direct computation by another method, and so are its gradients."""
-    batch, given = noised(denoiser, subject_rows=2), prompts()
+    step = noised(denoiser, subject_rows=2)
 
-    found = terms(denoiser, adapter, batch, given, plan("personalization"))
-    expected = terms(denoiser, adapter, batch, given, plan("domaingallery"))
-    subject = terms(denoiser, adapter, batch.subject, given.subject, plan("plain"))
+    found = terms(denoiser, adapter, plan("personalization"), **step)
+    expected = terms(denoiser, adapter, plan("domaingallery"), **step)
+    subject = terms(denoiser, adapter, plan("plain"), step["subject"])
     expected |= {"subject": subject["target"], "subject_prior": subject["prior"]}
 
     assert found.keys() == expected.keys()
@@ -59,7 +65,7 @@ def test_the_total_is_equation_7():
 
 
 def test_no_row_is_evaluated_twice(denoiser, adapter):
-    terms(denoiser, adapter, noised(denoiser), prompts(), plan("personalization"))
+    terms(denoiser, adapter, plan("personalization"), **noised(denoiser))
 
     # target, source, source to target, both of the subject; base; the other steps with and without gradient
     assert denoiser.rows == [20, 4] + 8 * [4]
@@ -73,33 +79,36 @@ def test_no_row_is_evaluated_twice(denoiser, adapter):
     ],
 )
 def test_a_weight_of_zero_costs_nothing(denoiser, adapter, weights, rows, names):
-    found = terms(denoiser, adapter, noised(denoiser), prompts(), plan("personalization", weights=weights))
+    found = terms(denoiser, adapter, plan("personalization", weights=weights), **noised(denoiser))
 
     assert found.keys() == names
     assert denoiser.rows == rows
 
 
-def trained(method, data, given, **weights):
+def trained(method, *parts, **weights):
     denoiser = ToyDenoiser(network())
     with inject(denoiser.network) as adapter:
         settings = plan(method, weights=dict(**weights), steps=3)
-        return train(denoiser, adapter, data, given, settings).state_dict
+        return train(denoiser, adapter, parts, settings).state_dict
 
 
 def test_without_a_subject_weight_a_training_is_that_of_the_domain_bit_for_bit():
-    domain = trained("domaingallery", dataset(subject=False), conditions())
-    same = trained("personalization", dataset(), prompts(), subject=0)
-    other = trained("personalization", dataset(), prompts())
+    domain = trained("domaingallery", DOMAIN)
+    same = trained("personalization", DOMAIN, SUBJECT, subject=0)
+    other = trained("personalization", DOMAIN, SUBJECT)
 
     assert all(torch.equal(domain[name], same[name]) for name in domain)
     assert not all(torch.equal(domain[name], other[name]) for name in domain)
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(InputError, match="Expected subject images for this training"):
-        trained("personalization", dataset(subject=False), prompts())
-    with pytest.raises(InputError, match="Expected the prompts of the subject"):
-        trained("personalization", dataset(), conditions())
-    with pytest.raises(InputError, match="domain and subject and category latents of one size"):
-        small = Examples(torch.zeros(1, 2, 2, 2))
-        replace(dataset(), subject=Dataset(target=small, source=small))
+    small, prompt = torch.zeros(3, 2, 2, 2), Conditions(target=prompts().target)
+    for parts, message in (
+        ([], "images of a subject for this training"),
+        ([replace(SUBJECT, source=None)], "source images of 'olis' for this training"),
+        ([replace(SUBJECT, prompts=prompt)], "the source prompt of 'olis' for this training"),
+        ([part(small, small, name="olis", role="subject")], "domain and subject latents of one size"),
+        ([replace(SUBJECT, name=DOMAIN.name)], "parts of different names, got 'images' twice"),
+    ):
+        with pytest.raises(InputError, match=f"Expected {message}"):
+            trained("personalization", DOMAIN, *parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from domaingallery_core.model.denoiser import Condition, Conditions, denoise_together
+from domaingallery_core.model.denoiser import Condition, Conditions, denoise_together, resolved
 
 
 def test_conditions_expand_as_views_and_join_row_by_row():
@@ -81,13 +81,16 @@ def test_constants_that_are_tensors_are_compared_whole():
             Condition.cat([condition(3, 4), other])
 
 
-def test_the_subject_goes_with_each_category():
-    """Its prompts are read beside those of every part of the domain."""
-    one, other, subject = (
-        Conditions(target=Condition({"context": torch.full((1, 3, 2), float(n))})) for n in range(3)
-    )
+def test_a_prompt_that_learns_is_made_and_changed_when_it_is_looked_at():
+    made = []
 
-    conditions = Conditions(target=one.target, subject=subject, more=(other,))
+    def learning():
+        made.append(1)
+        return Condition({"context": torch.zeros(1, len(made), 2)})
 
-    assert conditions.part(0).target is one.target and conditions.part(1).target is other.target
-    assert conditions.part(0).subject is conditions.part(1).subject is subject
+    changed = Conditions(target=learning).map(lambda c: c.expand(4))
+
+    assert not made and changed.source is None
+    assert [resolved(changed.target).shapes()["context"] for _ in range(2)] == [(4, 1, 2), (4, 2, 2)]
+    fixed = learning()
+    assert resolved(fixed) is fixed

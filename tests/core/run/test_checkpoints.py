@@ -16,9 +16,8 @@ import pytest
 import torch
 from killed_run import PLAN, run
 from safetensors import safe_open
-from toys import conditions, latents
+from toys import but, conditions, latents, part
 
-from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.errors import FileError, InputError
 from domaingallery_core.files import writing as files
 from domaingallery_core.run import checkpoints as checkpoints_module
@@ -26,7 +25,7 @@ from domaingallery_core.run import state, trainer
 from domaingallery_core.run.checkpoints import Checkpoint, Checkpoints, checkpoint_files, load_checkpoint
 from domaingallery_core.run.monitor import Monitor
 
-SHORT = PLAN.but(steps=8, weights=dict(similarity=0))
+SHORT = but(PLAN, steps=8, weights=dict(similarity=0))
 
 
 class Cancelled(BaseException):
@@ -85,7 +84,7 @@ def test_killed_at_ten_random_steps_it_ends_with_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.0, "ema": 0.0, "accumulation": 1}, {"min_snr": 5.0}])
 def test_cancelled_three_times_it_ends_with_the_same_bytes(tmp_path, changes):
     """Without an interval, a checkpoint is written for the cancel alone, and gone when the run is done."""
-    plan = SHORT.but(**changes)
+    plan = but(SHORT, **changes)
     expected = run(plan)
 
     for step in (1, 3, 8):
@@ -102,7 +101,7 @@ def test_cancelled_three_times_it_ends_with_the_same_bytes(tmp_path, changes):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_going_on_leaves_the_global_generator_alone(tmp_path, dropout):
-    plan = SHORT.but(dropout=dropout)
+    plan = but(SHORT, dropout=dropout)
     with pytest.raises(Cancelled):
         run(plan, tmp_path, cancel_at(3))
 
@@ -114,17 +113,17 @@ def test_going_on_leaves_the_global_generator_alone(tmp_path, dropout):
 
 
 def test_stopped_after_each_step_also_those_that_are_not_finite_it_ends_with_the_same_bytes(tmp_path):
-    plan = SHORT.but(batch_size=1, accumulation=1, weights=dict(prior=0, disentanglement=0, similarity=0))
+    plan = but(SHORT, batch_size=1, accumulation=1, weights=dict(prior=0, disentanglement=0, similarity=0))
     images = latents(4, 1)
     images[0] = 1e30  # whose square is infinite
-    data = Dataset(target=Examples(images))
-    expected = run(plan, data=data)
+    parts = [part(images)]
+    expected = run(plan, parts=parts)
 
     for step in range(1, plan.optimizer.steps + 1):
         with pytest.raises(Cancelled):
-            run(plan, tmp_path, cancel_at(step), data=data)
+            run(plan, tmp_path, cancel_at(step), parts=parts)
         assert [path.name for path in checkpoint_files(tmp_path)] == [f"step_{step:06}.safetensors"]
-    result = run(plan, tmp_path, data=data)
+    result = run(plan, tmp_path, parts=parts)
 
     assert expected.skipped == result.skipped == 2 and len(expected.losses["total"]) == 6
     assert result.losses == expected.losses and same(result, expected)
@@ -182,8 +181,8 @@ def test_another_plan_dataset_prompt_or_base_is_refused_with_what_differs(tmp_pa
     with pytest.raises(Cancelled):
         run(SHORT, tmp_path, cancel_at(3))
     before = [path.read_bytes() for path in checkpoint_files(tmp_path)]
-    other = SHORT.but(learning_rate=2e-2, weights=dict(similarity=0, prior=2.0))
-    data = Dataset(target=Examples(latents(5, 3)), source=Examples(latents(12, 2)))
+    other = but(SHORT, learning_rate=2e-2, weights=dict(similarity=0, prior=2.0))
+    images, others = (part(latents(5, seed), latents(12, 2)) for seed in (1, 3))
     prompts = replace(conditions(), source=conditions().target)
 
     for options, named in (
@@ -192,8 +191,8 @@ def test_another_plan_dataset_prompt_or_base_is_refused_with_what_differs(tmp_pa
             r"plan\.method\.weights\.prior was 1\.0 and is 2\.0; "
             r"plan\.optimizer\.learning_rate was 0\.01 and is 0\.02",
         ),
-        ({"data": data}, r"target images differs\. Set"),
-        ({"prompts": prompts}, r"got another one: source prompt differs\. Set"),
+        ({"parts": [others]}, r"target images of images differs\. Set"),
+        ({"parts": [replace(images, prompts=prompts)]}, r"one: source prompt of images differs\. Set"),
         ({"seed": 1}, r"got another one: base model weights differs\. Set"),
     ):
         with pytest.raises(InputError, match=named):
@@ -215,7 +214,7 @@ def test_of_many_differences_a_few_are_named_and_the_rest_counted(tmp_path, coun
 def test_starting_over_replaces_what_is_there(tmp_path):
     with pytest.raises(Cancelled):
         run(SHORT, tmp_path, cancel_at(6))
-    other = SHORT.but(seed=5)
+    other = but(SHORT, seed=5)
 
     with pytest.raises(Cancelled):
         run(other, tmp_path, cancel_at(2), resume=False)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from killed_run import PLAN, run
-from toys import WIDTH, ToyDenoiser, conditions, filled, inject, latents, network, random
+from toys import WIDTH, ToyDenoiser, but, conditions, filled, inject, latents, network, part, random
 
-from domaingallery_core.data.datasets import Dataset, Examples
+from domaingallery_core.data.examples import Examples
 from domaingallery_core.errors import InputError
 from domaingallery_core.generators import generator
 from domaingallery_core.model.denoiser import Condition, Conditions
@@ -21,10 +21,9 @@ SOURCE = Examples(latents(6, 2))
 
 
 def two_categories():
-    houses = Conditions(**{name: Condition({"context": random(1, 3, WIDTH, seed=seed)})
-                           for name, seed in (("target", 21), ("source", 22))})  # fmt: skip
-    data = Dataset(target=FACES, source=SOURCE, more=(Dataset(target=HOUSES, source=SOURCE),))
-    return data, replace(conditions(), more=(houses,))
+    prompts = Conditions(**{name: Condition({"context": random(1, 3, WIDTH, seed=seed)})
+                            for name, seed in (("target", 21), ("source", 22))})  # fmt: skip
+    return part(FACES, SOURCE, name="faces"), part(HOUSES, SOURCE, name="houses", prompts=prompts)
 
 
 def by_definition(denoiser, examples, condition):
@@ -40,13 +39,13 @@ def by_definition(denoiser, examples, condition):
 
 
 def test_the_loss_of_several_categories_is_the_mean_over_their_images_each_under_its_prompt():
-    data, prompts = two_categories()
-    denoiser, pairs = ToyDenoiser(network()), watched(data, prompts)
+    parts = two_categories()
+    denoiser, pairs = ToyDenoiser(network()), watched(parts)
 
     found = validation_loss(denoiser, pairs, 4)
 
-    faces = by_definition(denoiser, FACES, prompts.target)
-    houses = by_definition(denoiser, HOUSES, prompts.more[0].target)
+    faces = by_definition(denoiser, FACES, parts[0].prompts.target)
+    houses = by_definition(denoiser, HOUSES, parts[1].prompts.target)
     assert abs(faces / houses - 1) > 0.01
     assert found == pytest.approx((5 * faces + 2 * houses) / 7, rel=1e-5)
     alone = [validation_loss(denoiser, [pair], 4) for pair in pairs]
@@ -54,7 +53,7 @@ def test_the_loss_of_several_categories_is_the_mean_over_their_images_each_under
 
 
 def test_an_image_in_many_crops_counts_once():
-    pairs = watched(*two_categories())
+    pairs = watched(two_categories())
     crops = Examples(HOUSES.latents.repeat_interleave(3, dim=0), variants=3)
     denoiser = ToyDenoiser(network())
 
@@ -65,25 +64,25 @@ def test_an_image_in_many_crops_counts_once():
 
 
 def test_of_many_images_the_first_few_are_read():
-    prompt, many = conditions().target, latents(IMAGES + 3, 1)
+    prompts, many = conditions(), latents(IMAGES + 3, 1)
     losses = []
     for rows in (many, many[:IMAGES]):
         denoiser = ToyDenoiser(network())
-        losses.append(validation_loss(denoiser, [(Examples(rows), prompt)], 8))
+        losses.append(validation_loss(denoiser, [(Examples(rows), prompts)], 8))
 
         assert sum(denoiser.rows) == LEVELS * IMAGES
     assert losses[0] == losses[1]
 
 
 def test_before_the_first_step_the_base_is_looked_at_also_where_a_lora_is_gone_on_with():
-    data, plan = Dataset(target=FACES, source=SOURCE), PLAN.but(steps=1, warmup_steps=0, ema=0.0)
+    parts, plan = [part(FACES, SOURCE)], but(PLAN, steps=1, warmup_steps=0, ema=0.0)
     monitor = Monitor(validate_every=1, preview_every=1, preview_steps=1)
     denoiser = ToyDenoiser(network())
-    base = validation_loss(denoiser, watched(data, conditions()), plan.data.batch_size)
-    blank = run(plan, data=data, monitor=monitor)
+    base = validation_loss(denoiser, watched(parts), plan.data.batch_size)
+    blank = run(plan, parts=parts, monitor=monitor)
 
     adapter = filled(inject(denoiser.network, plan.adapter))
-    found = train(denoiser, adapter, data, conditions(), plan, monitor=monitor)
+    found = train(denoiser, adapter, parts, plan, monitor=monitor)
 
     assert found.validation[0] == blank.validation[0] == base
     assert torch.equal(found.previews[0], blank.previews[0])
@@ -91,23 +90,23 @@ def test_before_the_first_step_the_base_is_looked_at_also_where_a_lora_is_gone_o
 
 
 def test_held_out_images_are_read_in_place_of_those_that_are_trained_on():
-    data, prompts = two_categories()
-    apart = replace(data.more[0], validation=Examples(latents(1, 7)))
-    sources = Dataset(source=SOURCE, more=(Dataset(source=FACES),))
+    faces, houses = two_categories()
+    apart = replace(houses, validation=Examples(latents(1, 7)))
+    subject = replace(apart, role="subject")
 
-    assert [examples for examples, _ in watched(data, prompts)] == [FACES, HOUSES]
-    assert watched(replace(data, more=(apart,)), prompts) == [(apart.validation, prompts.more[0].target)]
-    assert [examples for examples, _ in watched(sources, prompts)] == [SOURCE, FACES]
+    assert [examples for examples, _ in watched([faces, houses, subject])] == [FACES, HOUSES]
+    assert watched([faces, apart]) == [(apart.validation, houses.prompts)]
+    assert [e for e, _ in watched([part(source=SOURCE), part(source=FACES)])] == [SOURCE, FACES]
 
 
 def test_a_training_reads_the_loss_of_all_its_categories():
-    data, prompts = two_categories()
-    other = replace(data, more=(replace(data.more[0], target=Examples(latents(2, 9))),))
+    faces, houses = two_categories()
+    other = replace(houses, target=Examples(latents(2, 9)))
 
-    plan, monitor = PLAN.but(steps=1, warmup_steps=0), Monitor(validate_every=1)
-    found = [run(plan, data=each, prompts=prompts, monitor=monitor) for each in (data, other)]
+    plan, monitor = but(PLAN, steps=1, warmup_steps=0), Monitor(validate_every=1)
+    found = [run(plan, parts=[faces, each], monitor=monitor) for each in (houses, other)]
 
-    base = validation_loss(ToyDenoiser(network()), watched(data, prompts), PLAN.data.batch_size)
+    base = validation_loss(ToyDenoiser(network()), watched([faces, houses]), PLAN.data.batch_size)
     assert found[0].validation[0] == base
     assert found[1].validation[0] != base
 

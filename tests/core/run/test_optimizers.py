@@ -10,9 +10,9 @@ import pytest
 import torch
 from killed_run import PLAN, run
 from torch import nn
-from toys import latents
+from toys import but, latents, part
 
-from domaingallery_core.data.datasets import Batch, Dataset, Examples
+from domaingallery_core.data.parts import Batch
 from domaingallery_core.errors import InputError
 from domaingallery_core.methods import MethodSettings, noised_batch, objectives
 from domaingallery_core.model.process import Process
@@ -25,7 +25,7 @@ SIMPLE = TrainingPlan.of(method="plain", steps=6, learning_rate=1e-2, batch_size
 
 
 def rates(**changes):
-    plan = SIMPLE.but(**{"steps": 10, "learning_rate": 2.0} | changes)
+    plan = but(SIMPLE, **{"steps": 10, "learning_rate": 2.0} | changes)
     return [round(learning_rate(plan.optimizer, step), 6) for step in range(1, 11)]
 
 
@@ -42,7 +42,7 @@ def test_learning_rates_follow_their_schedule():
 
 
 def test_each_step_takes_and_tells_its_learning_rate():
-    events, plan = [], SIMPLE.but(schedule="linear", warmup_steps=2)
+    events, plan = [], but(SIMPLE, schedule="linear", warmup_steps=2)
 
     run(plan, on_step=events.append)
 
@@ -58,20 +58,22 @@ def test_two_half_batches_are_one_batch(monkeypatch):
     images, noise = latents(4, 1), latents(4, 2)
     rows = []
 
-    def whole_or_half(dataset, batch_size, generator):
+    def whole_or_half(parts, batch_size, generator):
         while True:
             for first in range(0, 4, batch_size):
                 rows.append(slice(first, first + batch_size))
-                yield Batch(target=images[rows[-1]], source=None)
+                yield {"domain": Batch(parts[0], images[rows[-1]])}
 
-    def fixed_noise(batch, process, generator, offset_noise):
-        return noised_batch(process, 500, target=(batch.target, noise[rows[-1]]))
+    def fixed_noise(step, process, generator, offset_noise):
+        batch = step["domain"]
+        pair = batch.target, noise[rows[-1]]
+        return {"domain": noised_batch(process, 500, batch.part.prompts, target=pair)}
 
     monkeypatch.setattr(trainer, "batches", whole_or_half)
     monkeypatch.setattr(trainer, "draw", fixed_noise)
-    data = Dataset(target=Examples(images))
-    whole = run(SIMPLE, data=data)
-    halves = run(SIMPLE.but(batch_size=2, accumulation=2), data=data)
+    parts = [part(images)]
+    whole = run(SIMPLE, parts=parts)
+    halves = run(but(SIMPLE, batch_size=2, accumulation=2), parts=parts)
 
     assert halves.losses["total"] == pytest.approx(whole.losses["total"], rel=1e-4)
     for name, weight in whole.state_dict.items():
@@ -79,7 +81,7 @@ def test_two_half_batches_are_one_batch(monkeypatch):
 
 
 def test_the_average_is_that_of_the_steps_and_leaves_training_alone():
-    plain, averaged = run(SIMPLE), run(SIMPLE.but(ema=0.5))
+    plain, averaged = run(SIMPLE), run(but(SIMPLE, ema=0.5))
     parameters = {"w": nn.Parameter(torch.zeros(2))}
     average = MovingAverage(parameters, 0.5)
     expected = 0.0
@@ -121,7 +123,7 @@ def test_min_snr_changes_the_terms_of_eq_1_alone():
 
     settings = MethodSettings(name="domaingallery", weights={"prior": 2})
     assert float(settings.total(terms, regression=0.5)) == 0.5 + 1.0 + 10
-    plain, weighted = run(SIMPLE), run(SIMPLE.but(min_snr=1.0))
+    plain, weighted = run(SIMPLE), run(but(SIMPLE, min_snr=1.0))
     assert plain.losses["target"][0] == weighted.losses["target"][0]
     assert plain.losses["total"][0] > weighted.losses["total"][0]
 
@@ -131,7 +133,7 @@ def test_eight_bits_without_bitsandbytes_are_refused_before_the_first_step(monke
     events = []
 
     with pytest.raises(InputError, match="Install bitsandbytes, or choose 'adamw'"):
-        run(PLAN.but(optimizer="adamw8bit"), on_step=events.append)
+        run(but(PLAN, optimizer="adamw8bit"), on_step=events.append)
 
     assert not events
 
@@ -158,7 +160,7 @@ def test_with_bitsandbytes_its_optimizer_trains_and_goes_on_to_the_same_bytes(tm
     module.AdamW8bit = AdamW8bit
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", module)
-    plan = SIMPLE.but(optimizer="adamw8bit", learning_rate=1.0)
+    plan = but(SIMPLE, optimizer="adamw8bit", learning_rate=1.0)
 
     def cancel(event):
         if event.step == 4:
@@ -187,7 +189,7 @@ def test_with_bitsandbytes_its_optimizer_trains_and_goes_on_to_the_same_bytes(tm
 )
 def test_settings_that_cannot_work_are_named(changes, message):
     with pytest.raises(InputError, match=message):
-        SIMPLE.but(**changes)
+        but(SIMPLE, **changes)
 
 
 def test_without_an_average_nothing_is_kept_for_one():

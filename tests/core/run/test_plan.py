@@ -8,10 +8,11 @@ import re
 
 import pytest
 
+from domaingallery_core.data.parts import ROLES
 from domaingallery_core.errors import InputError
 from domaingallery_core.run.plan import TrainingPlan
-from domaingallery_core.run.trainer import reads
-from domaingallery_core.trainables.adapter_settings import AdapterSettings
+
+KINDS = ("target", "source")
 
 
 def plan(**changes):
@@ -88,17 +89,15 @@ def test_erasure_without_any_weight_is_refused():
 def test_a_plan_knows_what_it_reads():
     only_target = dict(prior=0, disentanglement=0, similarity=0)
 
-    assert reads(plan()) == {"target": True, "source": True, "subject": False, "subject_source": False}
-    assert not reads(plan(weights=only_target))["source"]
-    assert not reads(plan(method="erasure"))["target"]
+    def reads(**changes):
+        settings = plan(**changes).method
+        return {(kind, role) for kind in KINDS for role in ROLES if settings.reads(kind, role)}
+
+    assert reads() == {("target", "domain"), ("source", "domain")}
+    assert reads(weights=only_target) == {("target", "domain")}
+    assert reads(method="erasure") == {("source", "domain")}
+    assert reads(method="personalization") == {(kind, role) for kind in KINDS for role in ROLES}
     assert not plan().method.needs_empty() and plan(denoise_guidance=3.0).method.needs_empty()
-
-
-def test_a_plan_with_some_settings_changed_keeps_the_others():
-    changed = plan(rank=8, ema=0.5, seed=3).but(steps=2, alpha=1.0)
-
-    assert changed == plan(rank=8, ema=0.5, seed=3, steps=2, alpha=1.0)
-    assert changed.adapter == AdapterSettings(rank=8, alpha=1.0)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "rank", "steps", "accumulation", "denoise_steps"])

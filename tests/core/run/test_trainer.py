@@ -9,9 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 import toys
-from toys import Network, ToyDenoiser, conditions, latents, network
+from toys import Network, ToyDenoiser, conditions, latents, network, part
 
-from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.errors import InputError, TrainingError
 from domaingallery_core.generators import generator
 from domaingallery_core.model.denoiser import Conditions
@@ -27,21 +26,18 @@ def plan(method="domaingallery", **changes):
     return toys.plan(method, **{"steps": 4} | changes)
 
 
-WITHOUT_EMPTY = replace(conditions(), empty=None)
+IMAGES = part(latents(5, 1), latents(12, 2))
+WITHOUT_EMPTY = replace(IMAGES, prompts=replace(conditions(), empty=None))
+TARGET_ALONE = Conditions(target=conditions().target)
 
 
-def dataset():
-    return Dataset(target=Examples(latents(5, 1)), source=Examples(latents(12, 2)))
-
-
-def run(settings, on_step=None, model=None, data=None, prompts=None, denoiser=None, monitor=None):
+def run(settings, on_step=None, model=None, parts=(IMAGES,), denoiser=None, monitor=None):
     model = model or network()
     with Adapter.inject(model, settings.adapter, generator(settings.seed, "adapter")) as adapter:
         return train(
             denoiser or ToyDenoiser(model),
             adapter,
-            data or dataset(),
-            prompts or conditions(),
+            parts,
             settings,
             on_step,
             monitor=monitor,
@@ -168,9 +164,9 @@ def test_training_works_from_inference_mode_on_inference_tensors():
         model = Network().eval()
         for mine, other in zip(model.parameters(), network().parameters(), strict=True):
             mine.copy_(other)
-        data = Dataset(target=Examples(latents(5, 1).clone()), source=Examples(latents(12, 2).clone()))
+        parts = [part(latents(5, 1).clone(), latents(12, 2).clone())]
         with ordinary_weights(model):
-            found = run(settings, model=model, data=data)
+            found = run(settings, model=model, parts=parts)
         assert model.attn1.to_q.weight.is_inference()
 
     assert all(torch.equal(v, found.state_dict[k]) for k, v in expected.state_dict.items())
@@ -226,11 +222,13 @@ def test_a_run_too_short_to_be_stopped_for_its_losses_fails_if_none_was_finite()
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"data": Dataset(source=Examples(latents(4, 1)))}, "target images"),
-        ({"data": Dataset(target=Examples(latents(4, 1)))}, "source images"),
-        ({"prompts": Conditions(target=conditions().target)}, "source prompt"),
-        ({"prompts": WITHOUT_EMPTY, "settings": plan(denoise_guidance=2.0)}, "empty prompt"),
-        ({"prompts": WITHOUT_EMPTY, "monitor": Monitor(preview_every=2)}, "empty prompt"),
+        ({"parts": [replace(IMAGES, target=None)]}, "target images of 'images'"),
+        ({"parts": [replace(IMAGES, source=None)]}, "source images of 'images'"),
+        ({"parts": [IMAGES, replace(IMAGES, name="b", source=None)]}, "source images of 'b'"),
+        ({"parts": []}, "images of a domain"),
+        ({"parts": [replace(IMAGES, prompts=TARGET_ALONE)]}, "source prompt"),
+        ({"parts": [WITHOUT_EMPTY], "settings": plan(denoise_guidance=2.0)}, "empty prompt"),
+        ({"parts": [WITHOUT_EMPTY], "monitor": Monitor(preview_every=2)}, "empty prompt"),
     ],
 )
 def test_missing_images_and_prompts_are_refused_before_the_first_step(changes, named):
@@ -243,17 +241,17 @@ def test_missing_images_and_prompts_are_refused_before_the_first_step(changes, n
 
 @pytest.mark.parametrize("monitor", [None, Monitor(preview_every=4, preview_steps=1, preview_cfg=1.0)])
 def test_without_guidance_no_empty_prompt_is_needed(monitor):
-    assert run(plan(), prompts=WITHOUT_EMPTY, monitor=monitor).steps == 4
+    assert run(plan(), parts=[WITHOUT_EMPTY], monitor=monitor).steps == 4
 
 
 def test_the_similarity_term_needs_three_source_images_of_each_category():
-    few, enough = (Dataset(target=Examples(latents(5, 1)), source=Examples(latents(n, 2))) for n in (2, 3))
+    few, enough = (part(latents(5, 1), latents(n, 2), name=str(n)) for n in (2, 3))
 
-    assert run(plan(), data=enough).steps == 4
-    assert run(plan(weights=dict(similarity=0)), data=few).steps == 4
-    for data in (few, replace(enough, more=(few,))):
+    assert run(plan(), parts=[enough]).steps == 4
+    assert run(plan(weights=dict(similarity=0)), parts=[few]).steps == 4
+    for parts in ([few], [enough, few]):
         with pytest.raises(InputError, match=r"at least 3 source images of each category .*, got 2"):
-            run(plan(), data=data)
+            run(plan(), parts=parts)
 
 
 def test_the_same_category_twice_reads_the_prompts_of_each():
@@ -261,12 +259,10 @@ def test_the_same_category_twice_reads_the_prompts_of_each():
 
     def trained(*prompts):
         denoiser = ToyDenoiser(network())
-        data = Dataset(source=Examples(latents(6, 1)))
-        data = replace(data, more=(data,) * (len(prompts) - 1))
-        given = replace(prompts[0], more=prompts[1:])
+        parts = [part(source=latents(6, 1), name=str(n), prompts=p) for n, p in enumerate(prompts)]
         with Adapter.inject(denoiser.network, AdapterSettings(), generator(0, "adapter")) as adapter:
             plan = TrainingPlan.of(method="erasure", steps=2, learning_rate=1e-2)
-            return train(denoiser, adapter, data, given, plan).state_dict
+            return train(denoiser, adapter, parts, plan).state_dict
 
     first = conditions()
     second = Conditions(target=first.source, source=first.target)

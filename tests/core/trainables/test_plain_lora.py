@@ -6,9 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch.nn.functional import mse_loss
-from toys import ToyDenoiser, conditions, latents, network
+from toys import ToyDenoiser, conditions, latents, network, part
 
-from domaingallery_core.data.datasets import Dataset, Examples
 from domaingallery_core.generators import generator
 from domaingallery_core.methods import MethodSettings
 from domaingallery_core.model.denoiser import Conditions
@@ -72,8 +71,8 @@ def test_a_run_of_the_target_term_alone_is_plain_lora_finetuning(method, kind):
             weights = {name: p.detach().clone() for name, p in adapter.named_parameters().items()}
             found.append((event.losses["total"], weights))
 
-        data = Dataset(target=Examples(images))
-        train(ToyDenoiser(model, kind), adapter, data, Conditions(target=prompt), plan, note)
+        parts = [part(images, prompts=Conditions(target=prompt))]
+        train(ToyDenoiser(model, kind), adapter, parts, plan, note)
 
     expected = list(plain_lora_finetuning(images, prompt.tensors["context"], kind))
     assert len(found) == len(expected) == STEPS

@@ -35,6 +35,11 @@ def two_categories(prompt):
     prompt["train"]["inputs"]["prompts"] = ["two", 0]
 
 
+def same_words(prompt):
+    prompt["again"] = node("DomainGalleryPrompts", clip=["demo", 1], identifier="sks", category="face")
+    prompt["erase"]["inputs"]["subject_prompts"] = ["again", 0]
+
+
 WRONG = [
     (change("source", count=2), "at least 3 source images of each category for the similarity term, got 2"),
     (change("target", count=1), "at least 2 images of the domain, got 1"),
@@ -45,6 +50,7 @@ WRONG = [
     (other_options, "with rank 4 and alpha 4, got one of rank 2"),
     (named_run, "inside the folder output/domaingallery/checkpoints, got '../elsewhere'"),
     (two_categories, "a dataset of the categories face, house, got one without categories"),
+    (same_words, "other words than those of the first Domain Prompts, got 'a sks face' twice"),
 ]
 
 

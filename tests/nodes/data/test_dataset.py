@@ -6,16 +6,20 @@ import pytest
 import torch
 
 from tests.nodes.data.test_several_categories import PlainVae, execute
-from tests.nodes.tiny import conditioning, host_module
+from tests.nodes.tiny import host_module, tiny_prompts
 
 SOURCE = torch.rand(4, 32, 32, 3)
 
 
 def words(nodes, *categories):
-    sockets = nodes("nodes.sockets")
-    encoded = {name: conditioning(i) for i, name in enumerate(("target", "source", "bare", "empty"))}
-    parts = [sockets.DomainPrompts(identifier="sks", category=word, **encoded) for word in categories]
-    return sockets.DomainPrompts(identifier="sks", category=categories[0], **encoded, more=tuple(parts[1:]))
+    first, *more = ({"category": word} for word in categories)
+    return tiny_prompts(nodes, *more, **first)
+
+
+def only_part(nodes, *given, **options):
+    """Return the part of a dataset that has one."""
+    [part] = execute(nodes, *given, **options).parts
+    return part
 
 
 def gaussian_vae() -> object:
@@ -50,7 +54,7 @@ def test_the_posterior_of_a_vae_is_kept(comfy, nodes):
     images = torch.rand(3, 32, 32, 3)
     distribution = host_module("comfy.ldm.modules.distributions.distributions").DiagonalGaussianDistribution
 
-    source = execute(nodes, images, vae=vae).source
+    source = only_part(nodes, images, vae=vae).source
 
     with torch.inference_mode():
         network = vae.first_stage_model
@@ -64,7 +68,7 @@ def test_the_posterior_of_a_vae_is_kept(comfy, nodes):
 
 
 def test_a_vae_without_posterior_gives_what_it_encodes(nodes):
-    source = execute(nodes, SOURCE).source
+    source = only_part(nodes, SOURCE).source
 
     assert source.deviation is None
     assert torch.equal(source.latents, PlainVae().encode(SOURCE))
@@ -73,8 +77,8 @@ def test_a_vae_without_posterior_gives_what_it_encodes(nodes):
 def test_a_list_of_mixed_sizes_is_fitted_one_by_one(nodes):
     images = [torch.rand(1, 40, 50, 3), torch.rand(2, 64, 32, 4), torch.rand(1, 33, 90, 1)]
 
-    together = execute(nodes, SOURCE, images).target
-    alone = [execute(nodes, SOURCE, image).target.latents for image in images]
+    together = only_part(nodes, SOURCE, images).target
+    alone = [only_part(nodes, SOURCE, image).target.latents for image in images]
 
     assert torch.equal(together.latents, torch.cat(alone))
 
@@ -83,8 +87,8 @@ def test_a_list_of_mixed_sizes_is_fitted_one_by_one(nodes):
 def test_random_crops_and_flips_are_variants_of_an_image(nodes, flip, factor):
     images = torch.rand(2, 32, 64, 3)
 
-    target = execute(nodes, SOURCE, images, fit="random crop", flip=flip).target
-    square = execute(nodes, SOURCE, images[:, :, :32], fit="random crop", flip=flip).target
+    target = only_part(nodes, SOURCE, images, fit="random crop", flip=flip).target
+    square = only_part(nodes, SOURCE, images[:, :, :32], fit="random crop", flip=flip).target
 
     assert len(target) == 2 and target.variants == 8 * factor
     assert len(target.latents.unique(dim=0)) > 8
@@ -97,12 +101,12 @@ def test_buckets_sort_images_by_shape(nodes, said):
 
     dataset = execute(nodes, SOURCE, images, fit="buckets")
 
-    assert [len(part.target) for part in dataset.parts()] == [1, 2]
-    shapes = [part.target.latents.shape[1:] for part in dataset.parts()]
-    assert shapes == [part.source.latents.shape[1:] for part in dataset.parts()]
+    assert [len(part.target) for part in dataset.parts] == [1, 2]
+    shapes = [part.target.latents.shape[1:] for part in dataset.parts]
+    assert shapes == [part.source.latents.shape[1:] for part in dataset.parts]
     assert shapes[0] == (3, 4, 4) and shapes[1] == (3, 5, 3)
     assert said == ["1 images, 4 source images (4 x 4 latents); 2 images, 4 source images (3 x 5 latents)"]
-    assert all(len(part.source) == 4 for part in dataset.parts())
+    assert all(len(part.source) == 4 for part in dataset.parts)
 
 
 def test_masks_are_cropped_as_their_images(nodes):
@@ -110,8 +114,8 @@ def test_masks_are_cropped_as_their_images(nodes):
     masks = torch.zeros(2, 32, 64)
     masks[:, :, 24:40] = 1
 
-    centre = execute(nodes, SOURCE, images, masks=masks).target
-    random = execute(
+    centre = only_part(nodes, SOURCE, images, masks=masks).target
+    random = only_part(
         nodes, SOURCE, torch.cat([masks[..., None]] * 3, -1), masks=masks, fit="random crop"
     ).target
 
@@ -123,17 +127,17 @@ def test_masks_are_cropped_as_their_images(nodes):
 def test_images_are_held_out_of_the_training(nodes):
     images = torch.rand(5, 32, 32, 3)
 
-    dataset = execute(nodes, SOURCE, images, held_out=2)
+    part = only_part(nodes, SOURCE, images, held_out=2)
 
-    assert torch.equal(dataset.target.latents, PlainVae().encode(images[:3]))
-    assert torch.equal(dataset.validation.latents, PlainVae().encode(images[3:]))
+    assert torch.equal(part.target.latents, PlainVae().encode(images[:3]))
+    assert torch.equal(part.validation.latents, PlainVae().encode(images[3:]))
 
 
 def test_what_is_held_out_is_cropped_at_the_centre_once(nodes):
     """However those are cropped that are learned from, so that the validation loss compares."""
     images = torch.rand(4, 32, 64, 3)
 
-    validation = execute(nodes, SOURCE, images, held_out=1, fit="random crop", flip=True).validation
+    validation = only_part(nodes, SOURCE, images, held_out=1, fit="random crop", flip=True).validation
 
     assert validation.variants == 1
     assert torch.equal(validation.latents, PlainVae().encode(images[3:, :, 16:48]))
@@ -148,10 +152,10 @@ def test_images_go_to_their_category(nodes):
         nodes, sources, images, categories=["a house", "face", "face", "house", "house"], **given
     )
 
-    assert [part.category for part in listed.parts()] == ["face", "house"]
-    assert [len(part.target) for part in listed.parts()] == [2, 3]
-    assert torch.equal(captions.target.latents, PlainVae().encode(images[1:3]))
-    for part, source in zip(listed.parts(), sources, strict=True):
+    assert [part.category for part in listed.parts] == ["face", "house"]
+    assert [len(part.target) for part in listed.parts] == [2, 3]
+    assert torch.equal(captions.parts[0].target.latents, PlainVae().encode(images[1:3]))
+    for part, source in zip(listed.parts, sources, strict=True):
         assert torch.equal(part.source.latents, PlainVae().encode(source))
 
 
@@ -159,14 +163,14 @@ def test_categories_have_names_without_images_too(nodes):
     """As erasing needs no images."""
     dataset = execute(nodes, [SOURCE, SOURCE], prompts=words(nodes, "face", "house"))
 
-    assert [(part.category, part.target) for part in dataset.parts()] == [("face", None), ("house", None)]
+    assert [(part.category, part.target) for part in dataset.parts] == [("face", None), ("house", None)]
 
 
 def test_a_list_of_source_images_is_of_one_category(nodes):
     """All get the size of the first, which need not be a square."""
     batches = [torch.rand(2, 32, 48, 3), torch.rand(3, 40, 60, 3)]
 
-    source = execute(nodes, batches).source
+    source = only_part(nodes, batches).source
 
     assert torch.equal(source.latents[:2], PlainVae().encode(batches[0]))
     assert source.latents.shape == (5, 3, 4, 6)
@@ -175,10 +179,9 @@ def test_a_list_of_source_images_is_of_one_category(nodes):
 def test_one_category_is_as_no_category(nodes):
     images = torch.rand(3, 32, 32, 3)
 
-    plain = execute(nodes, SOURCE, images)
-    one = execute(nodes, SOURCE, images, prompts=words(nodes, "face"), categories="ignored")
+    plain = only_part(nodes, SOURCE, images)
+    one = only_part(nodes, SOURCE, images, prompts=words(nodes, "face"), categories="ignored")
 
-    assert not one.more
     assert torch.equal(plain.source.latents, one.source.latents)
     assert torch.equal(plain.target.latents, one.target.latents)
 
@@ -223,7 +226,7 @@ def test_the_node_says_what_it_holds(nodes, said):
 
 @pytest.mark.parametrize("shape", [(5, 4), (4, 5)])
 def test_parts_of_two_sizes_are_told_with_their_sizes(nodes, shape):
-    part, examples = nodes("nodes.sockets").LatentDataset, nodes("domaingallery_core.data.datasets").Examples
+    part, examples = nodes("nodes.sockets").LatentPart, nodes("domaingallery_core.data.examples").Examples
     square = part(source=examples(torch.zeros(3, 4, 4, 4)))
     other = part(source=examples(torch.zeros(3, 4, *shape)))
 
@@ -240,7 +243,7 @@ def test_source_latents_are_the_images_that_they_stand_for(comfy, nodes):
         images = torch.cat([vae.decode(chunk) for chunk in latents.split(8)])
     source = sockets.SourceLatents(latents=latents, vae=vae, size=(32, 32))
 
-    found, expected = (execute(nodes, given, vae=vae).source for given in (source, images))
+    found, expected = (only_part(nodes, given, vae=vae).source for given in (source, images))
 
     assert torch.equal(found.latents, expected.latents)
     assert torch.equal(found.deviation, expected.deviation)
@@ -263,7 +266,7 @@ def test_pixels_of_many_images_never_exist_at_once(comfy, nodes, monkeypatch):
     source = nodes("nodes.sockets").SourceLatents(
         latents=torch.randn(40, 3, 4, 4), vae=Counting(), size=(32, 32)
     )
-    encoded = execute(nodes, source, vae=source.vae).source
+    encoded = only_part(nodes, source, vae=source.vae).source
 
     assert len(encoded) == 40 and most[0] == 8 and alive[0] == 0
     assert [nodes("nodes.host.encoding").at_once(side, side) for side in (64, 512, 1024, 4096)] == [
@@ -282,9 +285,9 @@ def test_with_buckets_each_source_image_is_encoded_once(comfy, nodes):
     two = execute(nodes, torch.rand(12, 32, 32, 3), images[1:], fit="buckets")
     few = execute(nodes, torch.rand(10, 32, 32, 3), images, fit="buckets")
 
-    assert sorted(len(part.source) for part in shared.parts()) == [3, 3, 6]
-    assert [len(part.source) for part in two.parts()] == [6, 6]
-    assert [len(part.source) for part in few.parts()] == [10, 10, 10]
+    assert sorted(len(part.source) for part in shared.parts) == [3, 3, 6]
+    assert [len(part.source) for part in two.parts] == [6, 6]
+    assert [len(part.source) for part in few.parts] == [10, 10, 10]
 
 
 @pytest.mark.parametrize("fit", ["centre crop", "buckets"])

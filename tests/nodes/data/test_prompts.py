@@ -18,7 +18,7 @@ def test_an_identifier_that_the_text_encoder_does_not_read_is_refused(nodes, err
 
     node = nodes("nodes.data.prompts").DomainGalleryPrompts
 
-    assert node.execute(Clip(), "olis", "face")[0].identifier == "olis"
+    assert node.execute(Clip(), "olis", "face")[0].first.identifier == "olis"
     with pytest.raises(errors.InputError, match="got 'sks': 'a sks face' and 'a face' are the same to it"):
         node.execute(Clip(), "sks", "face")
 
@@ -41,4 +41,4 @@ def test_an_identifier_of_many_tokens_is_warned_about(nodes, said):
 
     assert not short.ui and "got 'myword' with 6" in long.ui["text"][0]
     assert said == long.ui["text"]
-    assert [part.target_text for part in long[0].parts()] == ["a myword face", "a myword house"]
+    assert [part.target_text for part in long[0].categories] == ["a myword face", "a myword house"]

@@ -30,10 +30,10 @@ def execute(nodes, source, target=None, vae=None, **options):
 
 
 def test_target_images_take_the_size_of_the_source_images(nodes, comfy):
-    dataset = execute(nodes, torch.rand(20, 32, 32, 3), torch.rand(3, 48, 64, 4))
+    [part] = execute(nodes, torch.rand(20, 32, 32, 3), torch.rand(3, 48, 64, 4)).parts
 
-    assert dataset.source.latents.shape == (20, 3, 4, 4)
-    assert dataset.target.latents.shape == (3, 3, 4, 4)
+    assert part.source.latents.shape == (20, 3, 4, 4)
+    assert part.target.latents.shape == (3, 3, 4, 4)
 
 
 def test_images_of_the_right_size_are_not_touched(nodes):
@@ -160,4 +160,4 @@ def test_prompts_are_made_of_the_words(nodes):
 
     assert [conditioning[0][0].item() for conditioning in out.result[1:]] == [14, 10, 3, 0]
     assert {"a sks old face", "a old face", "sks", ""} == {*read}
-    assert (out[0].target_text, out[0].source_text) == ("a sks old face", "a old face")
+    assert (out[0].first.target_text, out[0].first.source_text) == ("a sks old face", "a old face")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import threading
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -62,9 +61,9 @@ def test_whatever_determines_an_image_is_in_the_key(nodes, output, sampled, chan
     if changes == "weights":
         model = tiny_model(seed=1)
     elif changes == "words":
-        prompts = replace(prompts, source=conditioning(9))
+        prompts = tiny_prompts(nodes, source=conditioning(9))
     elif changes == "negative":
-        prompts = replace(prompts, empty=conditioning(9))
+        prompts = tiny_prompts(nodes, empty=conditioning(9))
     elif changes == "patch":
         key = "diffusion_model.out.2.weight"
         model.add_patches({key: ("diff", (torch.ones(model.model.state_dict()[key].shape),))})
@@ -222,9 +221,8 @@ def test_the_model_is_looked_at_once_for_all_categories(nodes, output, monkeypat
     source, looks = nodes("nodes.data.source_images"), []
     identity = source.model_identity
     monkeypatch.setattr(source, "model_identity", lambda model: looks.append(1) or identity(model))
-    face, house = tiny_prompts(nodes), replace(tiny_prompts(nodes), category="house")
 
-    draw(nodes, prompts=replace(face, more=(house,)), count=1)
+    draw(nodes, prompts=tiny_prompts(nodes, {"category": "house"}), count=1)
 
     assert looks == [1]
 
@@ -256,13 +254,13 @@ def test_an_interrupted_drawing_goes_on_where_it_was(nodes, output, sampled, mon
 
 
 def test_each_category_has_its_batch(nodes, output):
-    face, house = tiny_prompts(nodes), replace(tiny_prompts(nodes), category="house", source=conditioning(9))
+    house = {"category": "house", "source": conditioning(9)}
 
-    both = draw(nodes, prompts=replace(face, more=(house,)))
+    both = draw(nodes, prompts=tiny_prompts(nodes, house))
 
     assert len(both) == 2
-    assert torch.equal(both[0], draw(nodes, prompts=face)[0])
-    assert torch.equal(both[1], draw(nodes, prompts=house)[0])
+    assert torch.equal(both[0], draw(nodes, prompts=tiny_prompts(nodes))[0])
+    assert torch.equal(both[1], draw(nodes, prompts=tiny_prompts(nodes, **house))[0])
     assert not torch.equal(*both)
 
 
@@ -318,9 +316,9 @@ def updates(nodes, monkeypatch) -> list[tuple]:
 
 def test_it_shows_how_far_it_is_how_long_it_takes_and_what_is_drawn(nodes, output, updates):
     """Over all categories; of each batch, the picture is shown that is finished."""
-    face, house = tiny_prompts(nodes), replace(tiny_prompts(nodes), category="house", source=conditioning(9))
+    prompts = tiny_prompts(nodes, {"category": "house", "source": conditioning(9)})
 
-    draw(nodes, prompts=replace(face, more=(house,)), count=3)
+    draw(nodes, prompts=prompts, count=3)
 
     texts = [
         "1 of 3 images, 2 min 00 s left",
@@ -360,7 +358,7 @@ def test_parts_of_other_families_are_named(nodes, errors, output):
 
     with pytest.raises(errors.InputError, match=r"VAE of this model \(4 channels\), got one of 16 channels"):
         nodes("nodes.host.encoding").check_vae(tiny_model(), OtherVae())
-    wide = replace(tiny_prompts(nodes), source=[[torch.zeros(1, 6, 24), {}]])
+    wide = tiny_prompts(nodes, source=[[torch.zeros(1, 6, 24), {}]])
     with pytest.raises(errors.InputError, match=r"text encoder of this model \(16 wide\), got 24"):
         draw(nodes, prompts=wide)
     with pytest.raises(errors.InputError, match="prompts with a pooled embedding"):

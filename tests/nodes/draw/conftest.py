@@ -16,6 +16,12 @@ def model(comfy) -> Any:
 
 
 @pytest.fixture(scope="module")
-def prompts(nodes) -> Any:
+def domain(nodes) -> Any:
     """Return DomainPrompts with random embeddings."""
     return tiny_prompts(nodes)
+
+
+@pytest.fixture(scope="module")
+def prompts(domain) -> Any:
+    """Return the prompts of the only category of the domain."""
+    return domain.first

@@ -29,9 +29,9 @@ NAN, INF = float("nan"), float("inf")
 )
 @pytest.mark.parametrize("way", WAYS)
 def test_what_cannot_work_is_refused_before_the_first_step(
-    nodes, errors, model, prompts, way, changes, message
+    nodes, errors, model, prompts, domain, way, changes, message
 ):
-    enhancement = {"mode": "VN-N", "enhancement": 0.7, "prompts": prompts} | changes
+    enhancement = {"mode": "VN-N", "enhancement": 0.7, "prompts": domain} | changes
 
     def run():
         with pytest.raises(errors.InputError, match=message):
@@ -62,11 +62,13 @@ def test_prompts_of_another_text_encoder_are_refused(nodes, errors, model, promp
         draw(nodes, way, model, positive, positive, latent(), enhancement | {"base": pooled})
 
 
-def test_a_guider_without_a_negative_is_refused_where_the_mode_reads_it(nodes, errors, model, prompts):
+def test_a_guider_without_a_negative_is_refused_where_the_mode_reads_it(
+    nodes, errors, model, prompts, domain
+):
     custom = importlib.import_module("comfy_extras.nodes_custom_sampler")
 
     def guider(mode):
-        made = custom.Guider_Basic(patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts))
+        made = custom.Guider_Basic(patched(nodes, model, mode=mode, enhancement=0.7, prompts=domain))
         made.set_conds(prompts.target)
         return made
 
@@ -77,9 +79,9 @@ def test_a_guider_without_a_negative_is_refused_where_the_mode_reads_it(nodes, e
         predict_with(guider("V-uncond"))
 
 
-def test_notes_are_shown_on_the_node(nodes, model, prompts, said):
+def test_notes_are_shown_on_the_node(nodes, model, prompts, domain, said):
     """A model without a LoRA; a prompt without the identifier. Both are allowed."""
-    options = {"mode": "VN-N", "enhancement": 0.7, "prompts": prompts}
+    options = {"mode": "VN-N", "enhancement": 0.7, "prompts": domain}
     enhanced = patched(nodes, model, **options)
     assert not said, "a LoRA may be applied after the patch"
     predict(enhanced, prompts.source, prompts.empty, cfg=3.0)

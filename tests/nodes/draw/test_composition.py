@@ -41,9 +41,9 @@ def patch_of(name, model):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["PerturbedAttentionGuidance", "RescaleCFG", "CFGZeroStar", "APG", "TCFG"])
-def test_stock_patches_of_guidance(nodes, model, prompts, mode, name):
+def test_stock_patches_of_guidance(nodes, model, prompts, domain, mode, name):
     """Whichever node comes first; perturbed attention still evaluates one row more, not three."""
-    enhancement = {"mode": mode, "enhancement": STRENGTH, "prompts": prompts}
+    enhancement = {"mode": mode, "enhancement": STRENGTH, "prompts": domain}
 
     added, expected, rows, stock_rows = compare(nodes, patch_of(name, model), prompts, mode)
     close(added, expected)
@@ -56,10 +56,10 @@ def test_stock_patches_of_guidance(nodes, model, prompts, mode, name):
     assert after_rows == rows
 
 
-def test_patches_that_look_at_the_picture_see_it_enhanced(nodes, model, prompts):
+def test_patches_that_look_at_the_picture_see_it_enhanced(nodes, model, prompts, domain):
     """CFGNorm limits how long the guided prediction may get."""
     node = importlib.import_module("comfy_extras.nodes_cfg").CFGNorm
-    enhanced = patched(nodes, model, mode="VN-N", enhancement=STRENGTH, prompts=prompts)
+    enhanced = patched(nodes, model, mode="VN-N", enhancement=STRENGTH, prompts=domain)
     x0, _ = predict(enhanced, prompts.target, prompts.empty, cfg=CFG)
     target = alone(model, prompts.target)
     scale = (target.norm(dim=1, keepdim=True) / (x0.norm(dim=1, keepdim=True) + 1e-8)).clamp(0, 1)
@@ -72,12 +72,12 @@ def test_patches_that_look_at_the_picture_see_it_enhanced(nodes, model, prompts)
 # other guiders
 
 
-def test_dual_cfg_guider(nodes, model, prompts):
+def test_dual_cfg_guider(nodes, model, prompts, domain):
     """It evaluates its three rows itself; the enhancement's is among them all the same."""
     guiders = importlib.import_module("comfy_extras.nodes_custom_sampler").DualCFGGuider
     rest = conditioning(7), prompts.empty, 2.0, CFG, "regular"
     stock, _ = predict_with(guiders.execute(model, prompts.target, *rest)[0])
-    enhanced = patched(nodes, model, mode="V-uncond", enhancement=STRENGTH, prompts=prompts)
+    enhanced = patched(nodes, model, mode="V-uncond", enhancement=STRENGTH, prompts=domain)
 
     found, rows = predict_with(guiders.execute(enhanced, prompts.target, *rest)[0])
 
@@ -86,11 +86,11 @@ def test_dual_cfg_guider(nodes, model, prompts):
     assert rows == [4]
 
 
-def test_perp_neg_guider(nodes, model, prompts):
+def test_perp_neg_guider(nodes, model, prompts, domain):
     guiders = importlib.import_module("comfy_extras.nodes_perpneg").PerpNegGuider
     rest = prompts.target, conditioning(7), prompts.empty, CFG, 1.0
     stock, _ = predict_with(guiders.execute(model, *rest)[0])
-    enhanced = patched(nodes, model, mode="VN-N", enhancement=STRENGTH, prompts=prompts)
+    enhanced = patched(nodes, model, mode="VN-N", enhancement=STRENGTH, prompts=domain)
 
     found, rows = predict_with(guiders.execute(enhanced, *rest)[0])
 
@@ -99,9 +99,9 @@ def test_perp_neg_guider(nodes, model, prompts):
 
 
 @pytest.mark.parametrize("sampler_name", ["euler_cfg_pp", "dpmpp_2m_cfg_pp"])
-def test_samplers_that_hook_into_guidance_themselves(nodes, model, prompts, sampler_name):
+def test_samplers_that_hook_into_guidance_themselves(nodes, model, prompts, domain, sampler_name):
     """They ask for the unconditional prediction, and get the same through every node."""
-    enhancement = {"mode": "VN-N", "enhancement": STRENGTH, "prompts": prompts}
+    enhancement = {"mode": "VN-N", "enhancement": STRENGTH, "prompts": domain}
     start, conds = latent(), (prompts.target, prompts.empty)
     options = {"sampler_name": sampler_name, "cfg": 1.0}
 
@@ -115,10 +115,10 @@ def test_samplers_that_hook_into_guidance_themselves(nodes, model, prompts, samp
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_inpainting_with_a_noise_mask(nodes, model, prompts, mode):
+def test_inpainting_with_a_noise_mask(nodes, model, prompts, domain, mode):
     """What is masked out stays, the rest is the same through every node."""
     start = latent(fill=0.5) | {"noise_mask": torch.cat([torch.zeros(1, 64, 32), torch.ones(1, 64, 32)], 2)}
-    enhancement = {"mode": mode, "enhancement": STRENGTH, "prompts": prompts}
+    enhancement = {"mode": mode, "enhancement": STRENGTH, "prompts": domain}
 
     drawn = [draw(nodes, way, model, prompts.target, prompts.empty, start, enhancement) for way in WAYS]
 
@@ -129,9 +129,9 @@ def test_inpainting_with_a_noise_mask(nodes, model, prompts, mode):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_batches_of_latents(nodes, model, prompts, way):
+def test_batches_of_latents(nodes, model, prompts, domain, way):
     """Each picture of a batch is what it is when it is drawn by itself."""
-    enhancement = {"mode": "V-uncond", "enhancement": STRENGTH, "prompts": prompts}
+    enhancement = {"mode": "V-uncond", "enhancement": STRENGTH, "prompts": domain}
     batch = latent(3)
 
     together, rows = rows_of(
@@ -144,11 +144,11 @@ def test_batches_of_latents(nodes, model, prompts, way):
 
 
 @pytest.mark.parametrize("state", ["NO_VRAM", "LOW_VRAM"])
-def test_offloading(nodes, prompts, monkeypatch, state):
+def test_offloading(nodes, prompts, domain, monkeypatch, state):
     """With weights that the host moves for each layer, as with --novram and --lowvram, and a LoRA on them."""
     management = host_module("comfy.model_management")
     _, patch = lora_hooks()
-    enhancement = {"mode": "VN-N", "enhancement": STRENGTH, "prompts": prompts}
+    enhancement = {"mode": "VN-N", "enhancement": STRENGTH, "prompts": domain}
 
     def run():
         model = patch(tiny_model())

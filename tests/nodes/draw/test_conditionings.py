@@ -197,7 +197,7 @@ def test_prompts_of_other_lengths(nodes, model, prompts, mode, tokens, rows):
 def test_what_belongs_to_the_picture_is_taken_over(nodes, prompts):
     """A size such as SDXL's, given with the positive alone, holds for the base as well."""
     model = tiny_model(pooled=3)
-    sdxl = tiny_prompts(nodes, pooled=3)
+    sdxl = tiny_prompts(nodes, pooled=3).first
     sizes = {"width": 128, "height": 96}
     positive = with_values(sdxl.target, **sizes)
 

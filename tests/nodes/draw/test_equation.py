@@ -31,12 +31,14 @@ OFF = [
         ("ddim", "ddim_uniform", 0.5),
     ],
 )
-def test_every_node_draws_the_same_bytes(nodes, model, prompts, mode, sampler_name, scheduler, denoise):
+def test_every_node_draws_the_same_bytes(
+    nodes, model, prompts, domain, mode, sampler_name, scheduler, denoise
+):
     """Also from an image, and with all other inputs of the enhancement in use."""
     start = latent(fill=0.0 if denoise == 1.0 else 1.0)
     sampling = {"sampler_name": sampler_name, "scheduler": scheduler, "denoise": denoise}
     enhancement = {
-        "mode": mode, "enhancement": 0.7, "prompts": prompts, "start_percent": 0.1, "end_percent": 0.8,
+        "mode": mode, "enhancement": 0.7, "prompts": domain, "start_percent": 0.1, "end_percent": 0.8,
         "rescale": 0.4,
     }  # fmt: skip
 
@@ -59,7 +61,7 @@ def test_every_node_draws_the_same_bytes(nodes, model, prompts, mode, sampler_na
     ],
 )
 def test_where_it_is_off_bytes_and_rows_are_those_of_the_stock_ksampler(
-    nodes, model, prompts, way, off, sampler_name, scheduler, denoise, cfg
+    nodes, model, prompts, domain, way, off, sampler_name, scheduler, denoise, cfg
 ):
     start = latent(fill=0.0 if denoise == 1.0 else 1.0)
     sampling = {"sampler_name": sampler_name, "scheduler": scheduler, "denoise": denoise, "cfg": cfg}
@@ -70,7 +72,7 @@ def test_where_it_is_off_bytes_and_rows_are_those_of_the_stock_ksampler(
     found, rows = rows_of(
         model,
         lambda: draw(
-            nodes, way, model, prompts.target, prompts.empty, start, {"prompts": prompts, **off}, **sampling
+            nodes, way, model, prompts.target, prompts.empty, start, {"prompts": domain, **off}, **sampling
         ),
     )
 
@@ -94,12 +96,12 @@ def test_the_other_entries_of_a_latent_are_kept(nodes, model, prompts):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION", "FLOW"])
-def test_enhancement_is_equation_6_in_one_batch(nodes, prompts, mode, kind):
+def test_enhancement_is_equation_6_in_one_batch(nodes, prompts, domain, mode, kind):
     """Each mode equals the formula on predictions that were made one by one, and costs one row more."""
     model, sigma = tiny_model(kind), 0.7
     t, u = alone(model, prompts.target, sigma=sigma), alone(model, prompts.empty, sigma=sigma)
     term = directions(model, prompts, sigma=sigma)[mode]
-    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=domain)
 
     found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0, sigma=sigma)
 
@@ -108,10 +110,10 @@ def test_enhancement_is_equation_6_in_one_batch(nodes, prompts, mode, kind):
 
 
 @pytest.mark.parametrize(("mode", "count"), [("V-uncond", 3), ("VN-N", 2)])
-def test_cfg_1_stays_exact_and_skips_what_it_can(nodes, model, prompts, mode, count):
+def test_cfg_1_stays_exact_and_skips_what_it_can(nodes, model, prompts, domain, mode, count):
     """The negative is evaluated only where the enhancement reads it; other patches may ask for it always."""
     term = directions(model, prompts)[mode]
-    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=domain)
 
     found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=1.0)
     enhanced.disable_model_cfg1_optimization()
@@ -123,25 +125,25 @@ def test_cfg_1_stays_exact_and_skips_what_it_can(nodes, model, prompts, mode, co
     assert (rows, all_rows) == ([count], [3])
 
 
-def test_a_negative_strength_takes_the_domain_away(nodes, model, prompts):
+def test_a_negative_strength_takes_the_domain_away(nodes, model, prompts, domain):
     stock, _ = predict(model, prompts.target, prompts.empty, cfg=3.0)
     term = directions(model, prompts)["V-uncond"]
 
     found, _ = predict(
-        patched(nodes, model, mode="V-uncond", enhancement=-0.5, prompts=prompts),
+        patched(nodes, model, mode="V-uncond", enhancement=-0.5, prompts=domain),
         prompts.target, prompts.empty, cfg=3.0,
     )  # fmt: skip
 
     close(found, stock - 3 * 0.5 * term)
 
 
-def test_two_domains_are_two_summands(nodes, model, prompts):
+def test_two_domains_are_two_summands(nodes, model, prompts, domain):
     """Each with its own base and strength, all rows in one batch."""
     other = conditioning(11)
     stock, _ = predict(model, prompts.target, prompts.empty, cfg=3.0)
     term = directions(model, prompts)["VN-N"]
     second = alone(model, other) - alone(model, prompts.empty)
-    first = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts)
+    first = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=domain)
     both = patched(nodes, first, mode="V-uncond", enhancement=-0.4, base=other)
 
     found, rows = predict(both, prompts.target, prompts.empty, cfg=3.0)
@@ -152,8 +154,8 @@ def test_two_domains_are_two_summands(nodes, model, prompts):
     assert (rows, first_rows) == ([4], [3])
 
 
-def test_the_base_given_comes_before_that_of_the_prompts(nodes, model, prompts):
-    with_base = patched(nodes, model, mode="VN-N", enhancement=1.0, prompts=prompts, base=prompts.empty)
+def test_the_base_given_comes_before_that_of_the_prompts(nodes, model, prompts, domain):
+    with_base = patched(nodes, model, mode="VN-N", enhancement=1.0, prompts=domain, base=prompts.empty)
 
     found, rows = predict(with_base, prompts.target, prompts.empty, cfg=3.0)
 
@@ -171,27 +173,27 @@ def test_the_base_given_comes_before_that_of_the_prompts(nodes, model, prompts):
         ("V-uncond", "target", "bare", [2]),  # the identifier is the negative
     ],
 )
-def test_the_same_conditioning_is_evaluated_once(nodes, model, prompts, mode, positive, negative, rows):
+def test_the_same_conditioning_is_evaluated_once(
+    nodes, model, prompts, domain, mode, positive, negative, rows
+):
     """Equal prompts are found by their content, not by being one object."""
-    again = tiny_prompts(nodes)
+    again = tiny_prompts(nodes).first
     conds = getattr(again, positive), getattr(again, negative)
     base = base_of(prompts, mode)
     stock, _ = predict(model, *conds, cfg=3.0)
     counterpart = conds[1] if mode == "V-uncond" else conds[0]
     term = alone(model, base) - alone(model, counterpart)
 
-    found, count = predict(
-        patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts), *conds, cfg=3.0
-    )
+    found, count = predict(patched(nodes, model, mode=mode, enhancement=0.7, prompts=domain), *conds, cfg=3.0)
 
     close(found, stock + 3 * 0.7 * (term if mode == "V-uncond" else -term))
     assert count == rows
 
 
-def test_two_enhancements_with_one_base_share_its_row(nodes, model, prompts):
-    once = patched(nodes, model, mode="V-uncond", enhancement=0.7, prompts=prompts)
-    twice = patched(nodes, once, mode="V-uncond", enhancement=0.2, prompts=prompts)
-    whole = patched(nodes, model, mode="V-uncond", enhancement=0.9, prompts=prompts)
+def test_two_enhancements_with_one_base_share_its_row(nodes, model, prompts, domain):
+    once = patched(nodes, model, mode="V-uncond", enhancement=0.7, prompts=domain)
+    twice = patched(nodes, once, mode="V-uncond", enhancement=0.2, prompts=domain)
+    whole = patched(nodes, model, mode="V-uncond", enhancement=0.9, prompts=domain)
 
     found, rows = predict(twice, prompts.target, prompts.empty, cfg=3.0)
 
@@ -199,11 +201,11 @@ def test_two_enhancements_with_one_base_share_its_row(nodes, model, prompts):
     assert rows == [3]
 
 
-def test_it_acts_from_start_to_end(nodes, model, prompts):
+def test_it_acts_from_start_to_end(nodes, model, prompts, domain):
     """At the noise levels that the host gives for the two percentages, both included."""
     stock = {}
     enhanced = patched(
-        nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts, start_percent=0.3, end_percent=0.6
+        nodes, model, mode="VN-N", enhancement=0.7, prompts=domain, start_percent=0.3, end_percent=0.6
     )
     to_sigma = model.get_model_object("model_sampling").percent_to_sigma
     rows = {}
@@ -216,9 +218,9 @@ def test_it_acts_from_start_to_end(nodes, model, prompts):
     assert rows == {0.2: [2], 0.3: [3], 0.45: [3], 0.6: [3], 0.7: [2]}
 
 
-def test_rescaling_brings_the_contrast_back(nodes, model, prompts):
+def test_rescaling_brings_the_contrast_back(nodes, model, prompts, domain):
     def contrast(**options):
-        enhanced = patched(nodes, model, mode="VN-N", enhancement=2.0, prompts=prompts, **options)
+        enhanced = patched(nodes, model, mode="VN-N", enhancement=2.0, prompts=domain, **options)
         return float(predict(enhanced, prompts.target, prompts.empty, cfg=5.0)[0].std())
 
     plain, half, full = contrast(), contrast(rescale=0.5), contrast(rescale=1.0)

@@ -11,10 +11,10 @@ from tests.nodes.tiny import host_module
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_guidance_hooks_are_called_once_with_what_they_expect(nodes, model, prompts, mode):
+def test_guidance_hooks_are_called_once_with_what_they_expect(nodes, model, prompts, domain, mode):
     """They see the predictions for positive and negative as they are, and then the enhanced picture."""
     seen, hooks = recorder()
-    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=domain)
     plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
     enhanced.model_options |= hooks
 
@@ -30,7 +30,7 @@ def test_guidance_hooks_are_called_once_with_what_they_expect(nodes, model, prom
     assert {"cond", "uncond", "cond_scale", "model", "sigma", "model_options", "input"} <= seen.post[0].keys()
 
 
-def test_a_hook_that_evaluates_the_rows_itself_is_kept(nodes, model, prompts):
+def test_a_hook_that_evaluates_the_rows_itself_is_kept(nodes, model, prompts, domain):
     """It is asked once, for what it knows: positive and negative."""
     samplers = host_module("comfy.samplers")
     asked = []
@@ -41,20 +41,20 @@ def test_a_hook_that_evaluates_the_rows_itself_is_kept(nodes, model, prompts):
             args["model"], args["conds"], args["input"], args["sigma"], args["model_options"]
         )
 
-    enhanced = patched(nodes, model, mode="V-uncond", enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, model, mode="V-uncond", enhancement=0.7, prompts=domain)
     plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
     for first in (True, False):  # whichever node comes first
         hooked = model.clone() if first else enhanced.clone()
         hooked.set_model_sampler_calc_cond_batch_function(evaluate)
         if first:
-            hooked = patched(nodes, hooked, mode="V-uncond", enhancement=0.7, prompts=prompts)
+            hooked = patched(nodes, hooked, mode="V-uncond", enhancement=0.7, prompts=domain)
         found, rows = predict(hooked, prompts.target, prompts.empty, cfg=3.0)
         assert torch.equal(found, plain) and rows == [3]
 
     assert asked == [2, 2]
 
 
-def test_rows_that_are_evaluated_apart_are_completed(nodes, model, prompts):
+def test_rows_that_are_evaluated_apart_are_completed(nodes, model, prompts, domain):
     """A hook that evaluates positive and negative in two batches, as skip layer guidance does."""
     samplers = host_module("comfy.samplers")
 
@@ -65,7 +65,7 @@ def test_rows_that_are_evaluated_apart_are_completed(nodes, model, prompts):
         _, second = samplers.calc_cond_batch(args["model"], [None, negative], *rest)
         return [first, second]
 
-    enhanced = patched(nodes, model, mode="V-uncond", enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, model, mode="V-uncond", enhancement=0.7, prompts=domain)
     plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
     enhanced.set_model_sampler_calc_cond_batch_function(evaluate)
 
@@ -86,9 +86,11 @@ def evaluate_copies(args):
 @pytest.mark.parametrize(
     ("mode", "rescale", "expected"), [("V-uncond", 0.0, 2), ("VN-N", 0.0, 2), ("V-uncond", 0.5, 3)]
 )
-def test_rows_that_are_not_recognised_are_evaluated_again(nodes, model, prompts, mode, rescale, expected):
+def test_rows_that_are_not_recognised_are_evaluated_again(
+    nodes, model, prompts, domain, mode, rescale, expected
+):
     """All that the enhancement and its rescaling read, right, but in two batches."""
-    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=prompts, rescale=rescale)
+    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=domain, rescale=rescale)
     plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
     enhanced.set_model_sampler_calc_cond_batch_function(evaluate_copies)
 
@@ -98,9 +100,9 @@ def test_rows_that_are_not_recognised_are_evaluated_again(nodes, model, prompts,
     assert rows == [2, expected]
 
 
-def test_a_model_is_left_as_it_was(nodes, model, prompts):
+def test_a_model_is_left_as_it_was(nodes, model, prompts, domain):
     before = predict(model, prompts.target, prompts.empty, cfg=3.0)[0]
-    enhanced = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=domain)
     first, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
 
     assert torch.equal(predict(model, prompts.target, prompts.empty, cfg=3.0)[0], before)
@@ -126,11 +128,13 @@ def two_rows_alone(model, seen):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_beside_patches_of_attention_the_base_is_evaluated_apart_as_a_negative(nodes, model, prompts, mode):
+def test_beside_patches_of_attention_the_base_is_evaluated_apart_as_a_negative(
+    nodes, model, prompts, domain, mode
+):
     """Such patches know the rows 0 and 1 alone; the sum is that of the rows evaluated one by one."""
     seen: list[list[int]] = []
     both = two_rows_alone(model, seen)
-    enhanced = patched(nodes, both, mode=mode, enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, both, mode=mode, enhancement=0.7, prompts=domain)
     plain, _ = predict(both, prompts.target, prompts.empty, cfg=3.0)
     seen.clear()
 
@@ -145,11 +149,11 @@ def test_beside_patches_of_attention_the_base_is_evaluated_apart_as_a_negative(n
     close(found, plain + 3.0 * 0.7 * direction)
 
 
-def test_beside_patches_of_attention_rows_are_evaluated_again_one_by_one(nodes, model, prompts):
+def test_beside_patches_of_attention_rows_are_evaluated_again_one_by_one(nodes, model, prompts, domain):
     """Such patches never get rows that are neither positive nor negative, whoever evaluates these."""
     seen: list[list[int]] = []
     both = two_rows_alone(model, seen)
-    enhanced = patched(nodes, both, mode="V-uncond", enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, both, mode="V-uncond", enhancement=0.7, prompts=domain)
     plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
     enhanced.set_model_sampler_calc_cond_batch_function(evaluate_copies)
     seen.clear()
@@ -160,12 +164,12 @@ def test_beside_patches_of_attention_rows_are_evaluated_again_one_by_one(nodes, 
     assert rows == [2, 1, 1] and {tuple(each) for each in seen} == {(1, 0), (1,)}
 
 
-def test_beside_other_patches_the_base_stays_in_the_batch(nodes, model, prompts):
+def test_beside_other_patches_the_base_stays_in_the_batch(nodes, model, prompts, domain):
     """FreeU and its like change what all rows have in common."""
     other = model.clone()
     other.set_model_output_block_patch(lambda h, skip, options: (1.1 * h, skip))
     stock, _ = predict(other, prompts.target, prompts.empty, cfg=3.0)
-    enhanced = patched(nodes, other, mode="VN-N", enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, other, mode="VN-N", enhancement=0.7, prompts=domain)
 
     found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
 
@@ -173,7 +177,7 @@ def test_beside_other_patches_the_base_stays_in_the_batch(nodes, model, prompts)
     assert rows == [3]
 
 
-def test_wrappers_of_other_packs_around_sampling_are_kept(nodes, model, prompts):
+def test_wrappers_of_other_packs_around_sampling_are_kept(nodes, model, prompts, domain):
     """Whether these have a name or not, and hang on the MODEL or on its options."""
     extension, calls = host_module("comfy.patcher_extension"), []
 
@@ -182,7 +186,7 @@ def test_wrappers_of_other_packs_around_sampling_are_kept(nodes, model, prompts)
         return executor(*args, **options)
 
     plain, _ = predict(
-        patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=prompts),
+        patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=domain),
         prompts.target, prompts.empty, cfg=3.0,
     )  # fmt: skip
     wrapped = model.clone()
@@ -190,7 +194,7 @@ def test_wrappers_of_other_packs_around_sampling_are_kept(nodes, model, prompts)
     wrapped.add_wrapper(kind, wrapper)
     wrapped.add_wrapper_with_key(kind, "another pack", wrapper)
     extension.add_wrapper(kind, wrapper, wrapped.model_options, is_model_options=True)
-    enhanced = patched(nodes, wrapped, mode="VN-N", enhancement=0.7, prompts=prompts)
+    enhanced = patched(nodes, wrapped, mode="VN-N", enhancement=0.7, prompts=domain)
 
     found, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
 

@@ -20,28 +20,28 @@ def vae():
     return SimpleNamespace(encode=decode, decode=decode)
 
 
-def sweep(nodes, model, prompts, **changes):
+def sweep(nodes, model, domain, **changes):
     options = SAMPLING | {"modes": "both", "enhancements": "0, 0.7", "latent_image": latent(1)} | changes
     inputs = {"vae": vae(), **options}
     with torch.inference_mode():
         return nodes("nodes.draw.sweep").DomainGallerySweep.execute(
-            model, prompts.target, prompts.empty, prompts, **inputs
+            model, domain.first.target, domain.first.empty, domain, **inputs
         )[0]
 
 
-def test_it_holds_what_the_sampling_nodes_draw(nodes, model, prompts, monkeypatch):
+def test_it_holds_what_the_sampling_nodes_draw(nodes, model, prompts, domain, monkeypatch):
     """Row by row; the pictures without enhancement are drawn once."""
     seen = []
     monkeypatch.setattr(nodes("nodes.draw.sweep"), "labelled_grid", lambda *args: seen.append(args))
     limits = {"start_percent": 0.2, "end_percent": 0.9, "rescale": 0.3}
 
-    _, rows = rows_of(model, lambda: sweep(nodes, model, prompts, enhancements="0, 0.7,-0.5", **limits))
+    _, rows = rows_of(model, lambda: sweep(nodes, model, domain, enhancements="0, 0.7,-0.5", **limits))
 
     (cells, titles, columns), = seen  # fmt: skip
     assert titles == ["V-uncond", "VN-N"] and columns == ["0", "0.7", "-0.5"]
     for mode, row in zip(titles, cells, strict=True):
         for strength, cell in zip((0.0, 0.7, -0.5), row, strict=True):
-            enhancement = {"mode": mode, "enhancement": strength, "prompts": prompts, **limits}
+            enhancement = {"mode": mode, "enhancement": strength, "prompts": domain, **limits}
             expected = draw(
                 nodes, "Domain KSampler", model, prompts.target, prompts.empty, latent(1), enhancement
             )
@@ -50,8 +50,8 @@ def test_it_holds_what_the_sampling_nodes_draw(nodes, model, prompts, monkeypatc
     assert len(rows) == 5 * SAMPLING["steps"]
 
 
-def test_the_grid_is_one_image(nodes, model, prompts):
-    grid = sweep(nodes, model, prompts, latent_image=latent(2))
+def test_the_grid_is_one_image(nodes, model, domain):
+    grid = sweep(nodes, model, domain, latent_image=latent(2))
 
     assert grid.shape[0] == 1 and grid.shape[-1] == 3
     assert grid.shape[1] > 4 * 64 and grid.shape[2] > 2 * 64
@@ -72,15 +72,15 @@ def test_the_grid_is_one_image(nodes, model, prompts):
         ),
     ],
 )
-def test_what_cannot_work_is_refused_before_the_first_step(nodes, errors, model, prompts, changes, message):
+def test_what_cannot_work_is_refused_before_the_first_step(nodes, errors, model, domain, changes, message):
     def run():
         with pytest.raises(errors.InputError, match=message):
-            sweep(nodes, model, prompts, **changes)
+            sweep(nodes, model, domain, **changes)
 
     assert rows_of(model, run)[1] == []
 
 
-def test_it_says_how_far_it_is_and_can_be_cancelled(nodes, model, prompts, monkeypatch):
+def test_it_says_how_far_it_is_and_can_be_cancelled(nodes, model, domain, monkeypatch):
     management = host_module("comfy.model_management")
     seen = []
 
@@ -94,7 +94,7 @@ def test_it_says_how_far_it_is_and_can_be_cancelled(nodes, model, prompts, monke
     monkeypatch.setattr(nodes("nodes.draw.sweep"), "Progress", Watched)
 
     with pytest.raises(management.InterruptProcessingException):
-        sweep(nodes, model, prompts)
+        sweep(nodes, model, domain)
 
     assert [done for done, _, _ in seen] == [1, 2, 3, 4, 5]
     assert {total for _, total, _ in seen} == {9}

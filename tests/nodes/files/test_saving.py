@@ -230,7 +230,7 @@ def demo_loras(comfy, nodes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     sockets, training = nodes("nodes.sockets"), nodes("nodes.train.training")
     weights = dict
-    examples = nodes("domaingallery_core.data.datasets").Examples
+    examples = nodes("domaingallery_core.data.examples").Examples
     with torch.inference_mode():
         model, clip, _ = nodes("nodes.demo.sketchbook").load_sketchbook()
         words, subject_words = (
@@ -238,7 +238,9 @@ def demo_loras(comfy, nodes, tmp_path_factory):
             for identifier in ("sks", "olis")
         )
         noise = torch.randn(8, 24, 16, 16, generator=torch.Generator().manual_seed(0))
-        dataset = sockets.LatentDataset(source=examples(noise[:5]), target=examples(noise[5:]))
+        dataset = sockets.LatentDataset(
+            (sockets.LatentPart(source=examples(noise[:5]), target=examples(noise[5:])),)
+        )
         options = sockets.TrainingOptions(batch_size=3, denoise_steps=1)
         plain = sockets.TrainingOptions(batch_size=1, weights=weights(disentanglement=0.0, similarity=0.0))
         numbers = {"steps": 1, "learning_rate": 1e-2, "seed": 0}

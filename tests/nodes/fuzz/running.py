@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from tests.nodes.faults.scenario import Vae
 from tests.nodes.fuzz.values import HOSTILE, Made, tensor
-from tests.nodes.tiny import conditioning, tiny_latents, tiny_model, tiny_prompts
+from tests.nodes.tiny import conditioning, tiny_dataset, tiny_latents, tiny_model, tiny_prompts
 
 #: An input may take so many seconds, and so many bytes more than any before it.
 SECONDS, BYTES = 20, 400 * 2**20
@@ -269,24 +268,22 @@ class Fuzz:
         return Clip(kind)
 
     def _prompts(self, kind: str) -> Any:
-        prompts = tiny_prompts(self.nodes)
-        if kind == "two":
-            return replace(prompts, more=(replace(prompts, category="house"),))
-        if kind == "wide":
-            return replace(prompts, target=[[torch.rand(1, 6, 32), {}]])
-        if kind == "subject":
-            return replace(prompts, identifier="olis", target=conditioning(17), bare=conditioning(18))
-        return replace(prompts, category="house") if kind == "other" else prompts
+        changes: dict[str, dict[str, Any]] = {
+            "wide": {"target": [[torch.rand(1, 6, 32), {}]]},
+            "subject": {"identifier": "olis", "target": conditioning(17), "bare": conditioning(18)},
+            "other": {"category": "house"},
+        }
+        more = [{"category": "house"}] if kind == "two" else []
+        return tiny_prompts(self.nodes, *more, **changes.get(kind, {}))
 
     def _dataset(self, sources: int, targets: int, channels: int, side: int, category: str | None) -> Any:
-        examples = self.nodes("domaingallery_core.data.datasets").Examples
+        examples = self.nodes("domaingallery_core.data.examples").Examples
 
         def latents(count: int, seed: int) -> Any:
             return examples(tiny_latents(count, seed, channels).repeat(1, 1, 2, 2)[..., :side, :side])
 
-        return self.nodes("nodes.sockets").LatentDataset(
-            source=latents(sources, 0), target=latents(targets, 1) if targets else None, category=category
-        )
+        target = latents(targets, 1) if targets else None
+        return tiny_dataset(self.nodes, source=latents(sources, 0), target=target, category=category)
 
     def _options(self, adapter, rank, dropout, similarity, batch_size, targets, precision) -> Any:
         return self.nodes("nodes.sockets").TrainingOptions(
@@ -297,7 +294,7 @@ class Fuzz:
     def _run(self, previews: int, checkpoints: int, name: str, checkpointing: str) -> Any:
         return self.nodes("nodes.sockets").RunOptions(
             preview_every=previews, preview_count=1, preview_steps=1, checkpoint_every=checkpoints,
-            run_name=name, gradient_checkpointing=checkpointing, resume=False,
+            run_name=name, gradient_checkpointing=checkpointing, resume="start over",
         )  # fmt: skip
 
     def _source(self, latents: Any) -> Any:

@@ -132,7 +132,7 @@ def test_what_it_learned_loads_and_is_drawn_with_and_enhanced(nodes, tokens, tmp
     prompts = tiny_prompts(nodes)
     with torch.inference_mode():
         enhanced = nodes("nodes.draw.sampling").DomainGalleryKSampler.execute(
-            loaded, prompts.target, prompts.empty, "VN-N", 3.0, 1.0, 0, 2, "euler", "normal", 1.0,
+            loaded, prompts.first.target, prompts.first.empty, "VN-N", 3.0, 1.0, 0, 2, "euler", "normal", 1.0,
             {"samples": torch.zeros(1, 4, 8, 8)}, prompts=prompts,
         )[0]["samples"]  # fmt: skip
 

@@ -25,7 +25,7 @@ def predict(nodes, model, prompts, x, sigma):
     host = nodes("nodes.host.model")
     with host.training(model):
         denoiser = host.HostDenoiser(model)
-        conditions = denoiser.conditions([prompts.target, prompts.source], x.clone())
+        conditions = denoiser.conditions([prompts.first.target, prompts.first.source], x.clone())
         with torch.no_grad():
             return [denoiser(x.clone(), sigma.clone(), condition) for condition in conditions]
 
@@ -55,7 +55,7 @@ def test_x0_is_that_of_the_host(comfy, nodes, kind, pooled):
     prompts = tiny_prompts(nodes, pooled=pooled)
     x, sigma = tiny_latents(2), torch.tensor([0.4, 0.7])
 
-    expected = predict_as_host(model, [prompts.target, prompts.source], x, sigma)
+    expected = predict_as_host(model, [prompts.first.target, prompts.first.source], x, sigma)
     actual = predict(nodes, model, prompts, x, sigma)
 
     for mine, theirs in zip(actual, expected, strict=True):
@@ -92,9 +92,7 @@ def test_a_condition_is_one_row_even_where_it_is_made_of_the_latents(comfy, node
 def test_prompts_of_different_length_are_attended_to_as_before(comfy, nodes):
     model = tiny_model()
     long, short = conditioning(0, tokens=9), conditioning(1, tokens=6)
-    prompts = nodes("nodes.sockets").DomainPrompts(
-        identifier="sks", category="face", target=long, source=short, bare=short, empty=short
-    )
+    prompts = tiny_prompts(nodes, target=long, source=short, bare=short, empty=short)
     x, sigma = tiny_latents(2), torch.tensor([0.4, 0.7])
 
     expected = predict_as_host(model, [long, short], x, sigma)
@@ -342,7 +340,7 @@ def test_patches_of_the_model_are_in_force_while_training(comfy, nodes, streamed
     before = weights_of(plain)
     model, prompts = patched(plain), tiny_prompts(nodes)
     x, sigma = tiny_latents(2), torch.tensor([0.4, 0.7])
-    expected = predict_as_host(model, [prompts.target, prompts.source], x, sigma)
+    expected = predict_as_host(model, [prompts.first.target, prompts.first.source], x, sigma)
 
     model.is_dynamic = lambda: streamed
     if not loaded:

@@ -13,7 +13,9 @@ from tests.nodes.tiny import (
     host_module,
     same,
     tiny_dataset,
+    tiny_latents,
     tiny_model,
+    tiny_part,
     tiny_prompts,
     weights_of,
 )
@@ -51,14 +53,15 @@ def test_it_begins_with_both_identifiers_erased(nodes, model):
 
 
 def two_categories(nodes):
-    face, data = tiny_prompts(nodes), tiny_dataset(nodes)
-    house = replace(face, category="house", target=conditioning(21), source=conditioning(22))
-    second = replace(tiny_dataset(nodes, seed=7), category="house")
-    return replace(face, more=(house,)), replace(data, category="face", more=(second,))
+    house = {"category": "house", "target": conditioning(21), "source": conditioning(22)}
+    parts = tiny_part(nodes, category="face"), tiny_part(nodes, seed=7, category="house")
+    return tiny_prompts(nodes, house), nodes("nodes.sockets").LatentDataset(parts)
 
 
-def alone(value):
-    return replace(value, more=())
+def alone(prompts, dataset):
+    """Return the inputs of the first category."""
+    first = replace(prompts, categories=prompts.categories[:1])
+    return {"prompts": first, "dataset": replace(dataset, parts=dataset.parts[:1])}
 
 
 @pytest.mark.parametrize("stage", [erase, train])
@@ -66,7 +69,7 @@ def test_a_domain_of_two_categories_trains(nodes, model, stage):
     prompts, dataset = two_categories(nodes)
 
     both = stage(nodes, model, prompts=prompts, dataset=dataset, steps=3)[0]
-    first = stage(nodes, model, prompts=alone(prompts), dataset=alone(dataset), steps=3)[0]
+    first = stage(nodes, model, **alone(prompts, dataset), steps=3)[0]
 
     assert all(torch.isfinite(tensor).all() for tensor in both.values())
     assert not same(both, first)
@@ -75,7 +78,7 @@ def test_a_domain_of_two_categories_trains(nodes, model, stage):
 
 def test_a_single_category_is_as_without_its_name(nodes, model):
     """Bit for bit: the word changes nothing."""
-    named = replace(tiny_dataset(nodes), category="face", more=())
+    named = tiny_dataset(nodes, category="face")
 
     assert same(train(nodes, model, dataset=named)[0], train(nodes, model)[0])
 
@@ -85,7 +88,7 @@ def test_the_same_category_twice_takes_turns(nodes, model):
     prompts, dataset = two_categories(nodes)
 
     both = train(nodes, model, prompts=prompts, dataset=dataset, steps=1)[0]
-    first = train(nodes, model, prompts=alone(prompts), dataset=alone(dataset), steps=1)[0]
+    first = train(nodes, model, **alone(prompts, dataset), steps=1)[0]
 
     assert same(both, first)
 
@@ -96,65 +99,67 @@ def test_the_same_category_twice_takes_turns(nodes, model):
         ("same word", "different identifiers for domain and subject, got 'sks' for both"),
         ("no images", "images of the subject, got a dataset without them"),
         ("two sizes", "a subject of one category, with images of one size"),
-        ("other size", "domain and subject and category latents of one size"),
+        ("other size", "domain and subject latents of one size"),
         ("other words", "dataset of the categories face, house, got one of house"),
         ("no words", "dataset of the categories face, house, got one without categories"),
         ("subject words", "dataset of the categories face, got one of cat"),
         ("no source", "source images of 'cat', got those of 'face' alone"),
+        ("both words", "other words than those of the first Domain Prompts, got 'a sks face' twice"),
     ],
 )
 def test_what_cannot_work_is_named(nodes, errors, model, case, message):
     data, words, changes = tiny_dataset(nodes), subject_prompts(nodes), {}
-    examples = nodes("domaingallery_core.data.datasets").Examples
+    examples = nodes("domaingallery_core.data.examples").Examples
     if case == "same word":
         words = subject_prompts(nodes, identifier="SKS")
     elif case == "no images":
-        data = replace(data, target=None)
+        data = tiny_dataset(nodes, target=None)
     elif case == "two sizes":
-        data = replace(data, more=(data,))
+        data = replace(data, parts=2 * data.parts)
     elif case == "subject words":
-        data = replace(data, category="cat")
+        data = tiny_dataset(nodes, category="cat")
     elif case == "other size":
-        data = replace(
-            data, source=examples(torch.zeros(3, 4, 4, 4)), target=examples(torch.zeros(2, 4, 4, 4))
-        )
+        small = {"source": examples(torch.zeros(3, 4, 4, 4)), "target": examples(torch.zeros(2, 4, 4, 4))}
+        data = tiny_dataset(nodes, **small)
     elif case == "other words":
         prompts, dataset = two_categories(nodes)
-        changes = {"prompts": prompts, "dataset": dataset.more[0]}
+        changes = {"prompts": prompts, "dataset": replace(dataset, parts=dataset.parts[1:])}
     elif case == "no words":
         changes = {"prompts": two_categories(nodes)[0]}
 
     with pytest.raises(errors.InputError, match=message):
         if case == "no source":
             erase(nodes, model, subject_prompts=subject_prompts(nodes, category="cat"))
+        elif case == "both words":
+            words = subject_prompts(nodes, identifier="sks")
+            erase(nodes, model, subject_prompts=words, subject_dataset=data)
         else:
             personalize(nodes, model, subject_prompts=words, subject_dataset=data, **changes)
 
 
 def test_prompts_of_another_text_encoder_are_named(nodes, errors, model):
-    wide = replace(tiny_prompts(nodes), target=[[torch.zeros(1, 6, 24), {}]])
+    wide = tiny_prompts(nodes, target=[[torch.zeros(1, 6, 24), {}]])
 
     with pytest.raises(errors.InputError, match=r"text encoder of this model \(16 wide\), got 24"):
         train(nodes, model, prompts=wide)
 
 
 def test_latents_of_another_family_are_named(nodes, errors, model):
-    examples = nodes("domaingallery_core.data.datasets").Examples
-    data = replace(tiny_dataset(nodes), source=examples(torch.zeros(3, 16, 8, 8)), target=None)
+    examples = nodes("domaingallery_core.data.examples").Examples
+    data = tiny_dataset(nodes, source=examples(torch.zeros(3, 16, 8, 8)), target=None)
 
     with pytest.raises(errors.InputError, match=r"VAE of this model \(4 channels\), got 16 channels"):
         erase(nodes, model, dataset=data)
 
 
 def test_deviations_are_scaled_as_the_model_scales_latents(nodes, model):
-    data, examples = nodes("nodes.train.data"), nodes("domaingallery_core.data.datasets").Examples
-    deviation = torch.rand(5, 4, 8, 8)
-    given = replace(tiny_dataset(nodes), source=examples(tiny_dataset(nodes).source.latents, deviation))
+    data, examples = nodes("nodes.train.data"), nodes("domaingallery_core.data.examples").Examples
+    latents, deviation = tiny_latents(5), torch.rand(5, 4, 8, 8)
 
-    found = data.core_dataset(model, given)
+    found = data.seen_by(model, examples(latents, deviation))
 
-    torch.testing.assert_close(found.source.deviation, deviation * 0.18215)
-    torch.testing.assert_close(found.source.latents, given.source.latents.clone() * 0.18215)
+    torch.testing.assert_close(found.deviation, deviation * 0.18215)
+    torch.testing.assert_close(found.latents, latents.clone() * 0.18215)
 
 
 @pytest.mark.parametrize("name", ["SD15", "SDXL", "SD3", "Flux", "SC_B"])
@@ -173,15 +178,17 @@ def test_the_scale_of_a_deviation_is_that_of_the_model(nodes, name):
 def test_each_size_has_the_conditions_of_its_size(nodes):
     """Models such as SDXL read the size of an image; with buckets it differs between the parts."""
     data, sockets = nodes("nodes.train.data"), nodes("nodes.sockets")
-    examples = nodes("domaingallery_core.data.datasets").Examples
+    examples = nodes("domaingallery_core.data.examples").Examples
     model, prompts = tiny_model(pooled=5), tiny_prompts(nodes, pooled=5)
     plan = sockets.TrainingOptions().plan("erasure", 1, 1e-3, 0)
-    wide = sockets.LatentDataset(source=examples(torch.zeros(3, 4, 4, 16)))
-    both = replace(wide, source=examples(torch.zeros(3, 4, 8, 8)), more=(wide,))
+    square, wide = (
+        sockets.LatentPart(source=examples(torch.zeros(3, 4, *size))) for size in ((8, 8), (4, 16))
+    )
 
-    pairs = data.with_prompts(prompts, both)
-    found, conditions = data.training_data(model, nodes("nodes.host.model").HostDenoiser(model), pairs, plan)
+    pairs = {"domain": data.with_prompts(prompts, sockets.LatentDataset((square, wide)))}
+    parts = data.training_parts(model, nodes("nodes.host.model").HostDenoiser(model), pairs, plan)
 
-    sizes = [conditions.part(i).source.tensors["y"][0, -2:].tolist() for i in (0, 1)]
-    assert [part.source.latents.shape[2:] for part in found.parts()] == [(8, 8), (4, 16)]
+    sizes = [part.prompts.source.tensors["y"][0, -2:].tolist() for part in parts]
+    assert [part.name for part in parts] == ["sks face, 8 x 8 latents", "sks face, 16 x 4 latents"]
+    assert [part.source.latents.shape[2:] for part in parts] == [(8, 8), (4, 16)]
     assert sizes == [[1.0, 1.0], [2.0, 0.5]]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.nodes import training
-from tests.nodes.tiny import host_module, same, tiny_dataset, tiny_model, tiny_prompts, weights_of
+from tests.nodes.tiny import host_module, same, tiny_dataset, tiny_model, tiny_part, tiny_prompts, weights_of
 from tests.nodes.training import draw
 
 STEPS = 6
@@ -108,7 +108,7 @@ def test_the_model_draws_the_same_after_a_training(nodes, cancel_at, run_options
         assert not {"forward", "comfy_cast_weights"} & module.__dict__.keys()
 
 
-def test_another_plan_under_the_name_of_a_run_is_refused(nodes, errors, model, dataset, run_options):
+def test_another_plan_under_the_name_of_a_run_is_refused(nodes, errors, model, run_options):
     options = run_options(checkpoint_every=2, run_name="faces/first")
     train(nodes, model, run_options=options)
 
@@ -116,13 +116,13 @@ def test_another_plan_under_the_name_of_a_run_is_refused(nodes, errors, model, d
         errors.InputError, match=r"plan\.optimizer\.learning_rate was 0\.01 and is 0\.02.*another run name"
     ):
         train(nodes, model, learning_rate=2e-2, run_options=options)
-    with pytest.raises(errors.InputError, match=r"got another one: target images differs"):
-        other = replace(dataset, target=tiny_dataset(nodes, seed=8).target)
+    with pytest.raises(errors.InputError, match=r"got another one: target images of sks face differs"):
+        other = tiny_dataset(nodes, target=tiny_part(nodes, seed=8).target)
         train(nodes, model, dataset=other, run_options=options)
     with pytest.raises(errors.InputError, match=r"got another one: base model weights differs\. Set"):
         train(nodes, tiny_model(seed=1), run_options=options)
 
-    again = run_options(checkpoint_every=2, run_name="faces/first", resume=False)
+    again = run_options(checkpoint_every=2, run_name="faces/first", resume="start over")
     assert "gone on" not in train(nodes, model, run_options=again).ui["text"][0]
 
 
@@ -334,7 +334,7 @@ def test_warnings_stay_on_the_node(nodes, model, said):
 def gradients(nodes, model, dataset, setting):
     """Return the gradients of one step, and the bytes that were kept for its backward pass."""
     host, memory = nodes("nodes.host.model"), nodes("nodes.host.memory")
-    places = ("trainables.adapters", "methods", "data.datasets")
+    places = ("trainables.adapters", "methods", "data.parts")
     core = {name.rpartition(".")[2]: nodes(f"domaingallery_core.{name}") for name in places}
     plan = nodes("nodes.sockets").TrainingOptions().plan("domaingallery", 1, 1e-3, 0)
     kept = {}
@@ -345,23 +345,19 @@ def gradients(nodes, model, dataset, setting):
 
     with host.training(model), memory.gradient_checkpointing(model, setting):
         weights = {p.untyped_storage().data_ptr() for p in model.model.diffusion_model.parameters()}
-        data = nodes("nodes.train.data").core_dataset(model, dataset)
-        denoiser = host.HostDenoiser(model)
-        prompts = tiny_prompts(nodes)
-        encoded = denoiser.conditions([prompts.target, prompts.source, prompts.empty], data.source.latents)
-        conditions = nodes("domaingallery_core.model.denoiser").Conditions(
-            target=encoded[0], source=encoded[1], empty=encoded[2]
-        )
+        data, denoiser = nodes("nodes.train.data"), host.HostDenoiser(model)
+        pairs = {"domain": data.with_prompts(tiny_prompts(nodes), dataset)}
+        [part] = data.training_parts(model, denoiser, pairs, plan)
         seed = torch.Generator().manual_seed(0)
         network = model.model.diffusion_model
         with core["adapters"].Adapter.inject(network, plan.adapter, seed) as adapter:
             for name, weight in adapter.named_parameters().items():
                 if "lora_B" in name:
                     weight.data.normal_(generator=seed)
-            batch = core["datasets"].Batch(target=data.target.latents[:3], source=data.source.latents[:3])
-            noised = core["methods"].draw(batch, denoiser.process, seed)
+            batch = core["parts"].Batch(part, part.target.latents[:3], part.source.latents[:3])
+            noised = core["methods"].draw({"domain": batch}, denoiser.process, seed)
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                terms = plan.method.terms(denoiser, adapter, noised, conditions)
+                terms = plan.method.terms(denoiser, adapter, noised)
             plan.method.total(terms).backward()
             found = [p.grad.clone() for p in adapter.parameters()]
     return found, sum(size for place, size in kept.items() if place not in weights)

@@ -85,7 +85,7 @@ def test_a_lora_acts_through_the_host_as_it_did_in_training(nodes, model):
     x, sigma = tiny_latents(2), torch.tensor([0.4, 0.7])
     with host.training(model):
         denoiser = host.HostDenoiser(model)
-        [condition] = denoiser.conditions([prompts.target], x.clone())
+        [condition] = denoiser.conditions([prompts.first.target], x.clone())
         plain = denoiser(x.clone(), sigma, condition)
         config = nodes("domaingallery_core.trainables.adapter_settings").AdapterSettings()
         with core.Adapter.inject(model.model.diffusion_model, config, torch.Generator()) as adapter:
@@ -97,7 +97,7 @@ def test_a_lora_acts_through_the_host_as_it_did_in_training(nodes, model):
     assert len(loaded.patches) == len([name for name in lora if name.endswith("alpha")])
     with host.training(loaded):
         denoiser = host.HostDenoiser(loaded)
-        [condition] = denoiser.conditions([prompts.target], x.clone())
+        [condition] = denoiser.conditions([prompts.first.target], x.clone())
         with torch.no_grad():
             actual = denoiser(x.clone(), sigma, condition)
 
@@ -168,10 +168,23 @@ def test_an_erased_lora_of_another_model_is_refused(nodes, errors, model):
     assert same(before, weights_of(model))
 
 
+def test_a_lora_under_the_names_of_kohya_is_gone_on_with_as_under_the_hosts_own(nodes, model):
+    first = erase(nodes, model)[0]
+    own = nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(first)
+    kohya = nodes("domaingallery_core.files.formats.kohya").Kohya(first.kohya_names).to_file(own)
+
+    found, expected = (train(nodes, model, erased=lora)[0] for lora in (kohya, first))
+
+    assert all(name.startswith("lora_unet_") for name in kohya)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 @pytest.mark.parametrize(
     ("lora", "error", "message"),
     [
-        ({"lora_unet_x.lora_down.weight": torch.zeros(1)}, "FileError", "begin with 'diffusion_model.'"),
+        ({"lora_unet_x.lora_down.weight": torch.zeros(1)}, "FileError", "kohya names of this model's layers"),
+        ({"lora_te_x.lora_down.weight": torch.zeros(1)}, "FileError", "begin with 'diffusion_model.'"),
         (
             {"diffusion_model.x.lora_up.weight": torch.zeros(1)},
             "AdapterError",
@@ -202,20 +215,19 @@ def test_numbers_that_cannot_work_are_named(nodes, errors, model, changes, messa
     ("count", "message"),
     [(0, "images of the domain, got a dataset without them"), (1, "at least 2 images of the domain, got 1")],
 )
-def test_training_without_images_of_the_domain_is_refused(nodes, errors, model, dataset, count, message):
+def test_training_without_images_of_the_domain_is_refused(nodes, errors, model, count, message):
     """What is of the domain is what two images share."""
-    target = nodes("domaingallery_core.data.datasets").Examples(tiny_latents(count)) if count else None
+    target = nodes("domaingallery_core.data.examples").Examples(tiny_latents(count)) if count else None
 
     with pytest.raises(errors.InputError, match=message):
-        train(nodes, model, dataset=replace(dataset, target=target))
+        train(nodes, model, dataset=tiny_dataset(nodes, target=target))
 
 
-def test_target_and_source_of_different_size_are_refused(nodes, errors, model, dataset):
-    small = nodes("domaingallery_core.data.datasets").Examples(torch.zeros(3, 4, 4, 4))
-    mixed = nodes("nodes.sockets").LatentDataset(source=dataset.source, target=small)
+def test_target_and_source_of_different_size_are_refused(nodes, errors, model):
+    small = nodes("domaingallery_core.data.examples").Examples(torch.zeros(3, 4, 4, 4))
 
     with pytest.raises(errors.InputError, match="latents of one size"):
-        train(nodes, model, dataset=mixed)
+        train(nodes, model, dataset=tiny_dataset(nodes, target=small))
 
 
 def test_terms_with_weight_zero_need_no_small_batch(nodes, model):
