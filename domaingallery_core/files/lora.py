@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,15 +10,7 @@ from torch import Tensor
 
 from ..errors import FileError, shown
 from .formats import FORMATS, Format
-from .writing import read_tensors, save_tensors
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoraFile:
-    """Hold what a file holds: tensors under the core's names ("<module>.lora_A.weight", ...) and metadata."""
-
-    tensors: dict[str, Tensor]
-    metadata: dict[str, str]
+from .writing import save_tensors
 
 
 def save_lora(
@@ -52,20 +42,6 @@ def save_lora(
     named = _format(key_format)(key_map).to_file(tensors)
     save_tensors(path, named, metadata or {}, replace=replace)
     return path
-
-
-def load_lora(path: str | os.PathLike[str], *, key_map: Mapping[str, str] | None = None) -> LoraFile:
-    """Read a LoRA file of any format under the core's names, in float32.
-
-    Args:
-        key_map: as `save_lora` has it.
-
-    Raises:
-        FileError: the file is absent, damaged, or holds other names.
-    """
-    tensors, metadata = read_tensors(Path(path))
-    named = core_names(tensors, key_map)
-    return LoraFile({name: tensor.float() for name, tensor in named.items()}, metadata)
 
 
 def core_names(tensors: Mapping[str, Tensor], key_map: Mapping[str, str] | None = None) -> dict[str, Tensor]:

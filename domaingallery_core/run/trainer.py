@@ -19,7 +19,6 @@ from ..methods import draw, objectives
 from ..model.denoiser import Condition, Denoiser
 from ..trainables.trainable import Trainable
 from .checkpoints import Checkpoints
-from .memory import peak_memory
 from .monitor import Monitor, draw_previews, evaluation_mode, validation_loss, watched
 from .optimizers import learning_rate
 from .plan import TrainingPlan
@@ -43,7 +42,6 @@ class StepEvent:
         losses_so_far: the finite values of each term over all steps, those before a stop too.
         validation: the losses on fixed noise so far, by step.
         previews: latents (B C H W) that were drawn so far, by step.
-        peak_memory: bytes of the device, on a CPU those of the process; None where that is not known.
     """
 
     step: int
@@ -54,7 +52,6 @@ class StepEvent:
     validation: Mapping[int, float]
     previews: Mapping[int, Tensor]
     learning_rate: float
-    peak_memory: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -307,11 +304,8 @@ class _Run:
         rate = learning_rate(self.plan.optimizer, step) if step else 0.0
         steps = self.plan.optimizer.steps
         self.on_step(
-            StepEvent(
-                step, steps, values, pace, state.losses, state.validation, state.previews, rate,
-                peak_memory(state.device),
-            )
-        )  # fmt: skip
+            StepEvent(step, steps, values, pace, state.losses, state.validation, state.previews, rate)
+        )
 
 
 @contextlib.contextmanager

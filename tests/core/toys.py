@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from domaingallery_core.data.examples import Examples
 from domaingallery_core.data.parts import Part
+from domaingallery_core.files.lora import core_names
+from domaingallery_core.files.writing import read_tensors
 from domaingallery_core.generators import generator
 from domaingallery_core.methods import Method, MethodSettings, NoisedBatch
 from domaingallery_core.methods.terms import PRIOR, TARGET
@@ -167,6 +170,12 @@ def plan(method: str, **changes: Any) -> TrainingPlan:
     own = MethodSettings(name=method).weights
     weights = {name: weight for name, weight in changes.pop("weights", {}).items() if name in own}
     return TrainingPlan.of(method, **{"steps": 1, "learning_rate": 1e-2, "weights": weights} | changes)
+
+
+def load_lora(path: Path, key_map: dict[str, str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a LoRA file under the core's names, and its metadata."""
+    tensors, metadata = read_tensors(path)
+    return core_names(tensors, key_map), metadata
 
 
 def but(plan: TrainingPlan, **values: Any) -> TrainingPlan:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import filled, inject, network
+from toys import filled, inject, load_lora, network
 
 from domaingallery_core.errors import FileError
 from domaingallery_core.files.formats import FORMATS, Format
-from domaingallery_core.files.lora import load_lora, save_lora
+from domaingallery_core.files.lora import save_lora
 
 
 class Mirrored(Format):
@@ -39,11 +39,11 @@ def test_a_lora_is_written_and_read_in_it(tmp_path):
         state = adapter.state_dict()
 
     path = save_lora(tmp_path / "a.safetensors", state, {"who": "me"}, key_format="mirrored")
-    found = load_lora(path)
+    found, metadata = load_lora(path)
 
     assert "mirrored thgiew.A_arol.q_ot.1ntta" in load_file(path)
-    assert found.metadata == {"who": "me"} and found.tensors.keys() == state.keys()
-    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in state.items())
+    assert metadata == {"who": "me"} and found.keys() == state.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
 
 def test_a_format_that_is_not_known_is_named_with_those_that_are(tmp_path):

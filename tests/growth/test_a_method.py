@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import ToyDenoiser, inject, latents, network, part, plan
+from toys import ToyDenoiser, inject, latents, load_lora, network, part, plan
 
-from domaingallery_core.files.lora import load_lora, save_lora
+from domaingallery_core.files.lora import save_lora
 from domaingallery_core.methods import METHODS, Method, Term
 from domaingallery_core.methods.terms import TARGET
 from domaingallery_core.run.checkpoints import Checkpoints
@@ -87,4 +87,4 @@ def test_it_goes_on_to_the_same_bytes_and_is_saved(tmp_path):
 
     assert resumed.resumed == 3
     assert all(torch.equal(tensor, whole.state_dict[name]) for name, tensor in resumed.state_dict.items())
-    assert load_lora(path).tensors.keys() == whole.state_dict.keys()
+    assert load_lora(path)[0].keys() == whole.state_dict.keys()

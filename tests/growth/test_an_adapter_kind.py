@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import LAYERS, ToyDenoiser, inject, inputs, latents, network, part, plan
+from toys import LAYERS, ToyDenoiser, inject, inputs, latents, load_lora, network, part, plan
 
-from domaingallery_core.files.lora import load_lora, save_lora
+from domaingallery_core.files.lora import save_lora
 from domaingallery_core.run.checkpoints import Checkpoints
 from domaingallery_core.run.identity import run_identity
 from domaingallery_core.run.monitor import Monitor
@@ -94,7 +94,7 @@ def test_it_goes_on_to_the_same_bytes_and_is_saved(tmp_path, key_format):
 
     assert resumed.resumed == 2
     assert all(torch.equal(tensor, whole.state_dict[name]) for name, tensor in resumed.state_dict.items())
-    again = load_lora(path, key_map=names).tensors
+    again, _ = load_lora(path, names)
     with inject(network(), AdapterSettings(**CONFIG)) as adapter:
         adapter.load(adapter.imported(again))
         assert all(torch.equal(t, whole.state_dict[name]) for name, t in adapter.state_dict().items())

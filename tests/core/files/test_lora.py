@@ -7,12 +7,12 @@ import os
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import random
+from toys import load_lora, random
 
 from domaingallery_core.errors import FileError
 from domaingallery_core.files import writing as files
 from domaingallery_core.files.formats.comfyui import Comfyui
-from domaingallery_core.files.lora import load_lora, save_lora
+from domaingallery_core.files.lora import save_lora
 
 NAME = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
 MODULE = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
@@ -31,11 +31,11 @@ def test_saving_and_loading_is_a_round_trip(tmp_path, key_format):
     path = tmp_path / "new folder" / "a.safetensors"
 
     save_lora(path, tensors(), {"prompt": "a sks face"}, key_format=key_format)
-    found = load_lora(path, key_map={MODULE: NAME})
+    found, metadata = load_lora(path, {MODULE: NAME})
 
-    assert found.metadata == {"prompt": "a sks face"}
-    assert found.tensors.keys() == tensors().keys()
-    assert all(torch.equal(found.tensors[k], v) for k, v in tensors().items())
+    assert metadata == {"prompt": "a sks face"}
+    assert found.keys() == tensors().keys()
+    assert all(torch.equal(found[k], v) for k, v in tensors().items())
     assert os.listdir(path.parent) == ["a.safetensors"]
 
 
@@ -73,7 +73,7 @@ def test_equal_loras_are_equal_files(tmp_path):
     files = [save_lora(tmp_path / f"{i}.safetensors", tensors(), metadata).read_bytes() for i in range(4)]
 
     assert len(set(files)) == 1
-    assert load_lora(tmp_path / "0.safetensors").metadata == metadata
+    assert load_lora(tmp_path / "0.safetensors")[1] == metadata
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_tensors_that_share_their_storage_are_saved(tmp_path):
     whole = torch.arange(8.0)
     shared = {f"{MODULE}.lora_A.weight": whole.view(2, 4), f"{MODULE}.lora_B.weight": whole[:4].expand(3, 4)}
 
-    found = load_lora(save_lora(tmp_path / "a.safetensors", shared)).tensors
+    found, _ = load_lora(save_lora(tmp_path / "a.safetensors", shared))
 
     assert all(torch.equal(found[name], tensor) for name, tensor in shared.items())
 
@@ -132,7 +132,7 @@ def test_kohya_names_of_another_model_are_refused(tmp_path):
     path = save_lora(tmp_path / "a.safetensors", tensors(), key_format="kohya")
 
     with pytest.raises(FileError, match="lora_unet_input"):
-        load_lora(path, key_map={"middle_block.0": "lora_unet_middle_block_0"})
+        load_lora(path, {"middle_block.0": "lora_unet_middle_block_0"})
 
 
 def test_an_unknown_format_is_refused(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 
 import pytest
@@ -125,7 +124,7 @@ def test_every_step_is_told_with_its_terms():
     assert result.losses["total"] == [event.losses["total"] for event in events]
 
 
-def test_a_step_is_told_with_the_mean_seconds_of_the_steps_and_the_memory_of_the_process(monkeypatch):
+def test_a_step_is_told_with_the_mean_seconds_of_the_steps(monkeypatch):
     now, events = [100.0], []
     monkeypatch.setattr(trainer.time, "perf_counter", lambda: now[0])
 
@@ -137,8 +136,6 @@ def test_a_step_is_told_with_the_mean_seconds_of_the_steps_and_the_memory_of_the
 
     assert [event.seconds_per_step for event in events] == [0.0, 3.0, 4.0, 4.5]
     assert result.seconds == 24.0
-    all_there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert all(50e6 < event.peak_memory <= all_there_is for event in events)  # torch alone takes more
 
 
 def test_what_on_step_raises_ends_the_run_and_the_model_is_as_before():
