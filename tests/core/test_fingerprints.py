@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 import subprocess
 import sys
 import threading
@@ -193,6 +196,7 @@ def test_code_and_objects_count_by_what_they_do_and_hold():
         (Options(2).also(1), Options(2).also(1)),
         (Packed.of([1, 2], 0.5), Packed.of([1, 2], 0.5)),
         (patch_of("a_pack.blur"), patch_of("custom_nodes/a_pack-main.blur")),
+        (Speed.FAST, Speed.FAST),
     ]
     others = [
         (scaled(2), scaled(3)),
@@ -222,6 +226,8 @@ def test_code_and_objects_count_by_what_they_do_and_hold():
         (Packed.of([1, 2], 0.5), Packed.of([1, 2], 0.25)),
         (torch.ones(2, device="meta"), torch.ones(3, device="meta")),
         (patch_of("a_pack.blur"), patch_of("a_pack.sharpen")),
+        (math, json),
+        (logging.getLogger("one"), logging.getLogger("other")),
     ]
 
     for one, other in same:
@@ -233,6 +239,12 @@ def test_code_and_objects_count_by_what_they_do_and_hold():
 class Colour(Enum):
     RED = 1
     BLUE = 2
+
+
+class Speed(Enum):
+    """Have a member whose value has no hash; it counts by its name."""
+
+    FAST = object()
 
 
 class Listed(list):
@@ -258,6 +270,37 @@ def test_objects_that_hold_themselves_have_a_hash():
     assert fingerprint([[shared], shared]) == fingerprint([[ring(1, 2)], ring(1, 2)]), "at whatever depth"
 
 
+def test_what_refers_to_something_above_it_is_not_taken_for_the_same_elsewhere():
+    def pair(back_to_the_first):
+        first, second = {}, {"more": 1}
+        first["part"] = {"back": first}
+        second["part"] = first["part"] if back_to_the_first else {"back": second}
+        return [first, second]
+
+    assert fingerprint(pair(True)) == fingerprint(pair(True)) != fingerprint(pair(False))
+
+
+def test_what_is_held_many_times_is_looked_at_once(monkeypatch):
+    """Else the time would double with each of these."""
+    monkeypatch.setattr(fingerprints, "MOST_PARTS", 100)
+    value = ["last"]
+    for _ in range(50):
+        value = [value, value]
+
+    assert fingerprint(value) != fingerprint([value])
+
+
+def test_something_else_may_be_hashed_in_place_of_an_object():
+    def named(name):
+        return lambda value: name if isinstance(value, type(threading.Lock())) else value
+
+    locks = [{"lock": threading.Lock(), "rest": 1} for _ in range(2)]
+    found = [fingerprint(lock, named("a lock")) for lock in locks]
+
+    assert found[0] == found[1] != fingerprint(locks[0], named("another"))
+    assert found[0] != fingerprint({"lock": "a lock", "rest": 1}), "it stands for it, and is not it"
+
+
 def test_what_is_nested_too_deeply_has_no_hash():
     value = []
     for _ in range(100_000):
@@ -273,6 +316,14 @@ def test_a_module_counts_with_what_was_hooked_into_it():
     other.forward = lambda x: x
 
     assert len({fingerprint(module) for module in (plain, hooked, other, value()["module"])}) == 3
+
+
+def test_a_module_counts_without_what_says_nothing_of_what_it_does():
+    before = fingerprint(value()["module"])
+    module = value()["module"].eval()
+    module.register_forward_hook(lambda module, given, out: out * 2).remove()
+
+    assert fingerprint(module) == before
 
 
 def test_identities_that_agree_differ_in_nothing():

@@ -11,7 +11,9 @@ from toys import load_lora, random
 
 from domaingallery_core.errors import FileError
 from domaingallery_core.files import writing as files
+from domaingallery_core.files.formats import FORMATS
 from domaingallery_core.files.formats.comfyui import Comfyui
+from domaingallery_core.files.formats.kohya import Kohya
 from domaingallery_core.files.lora import save_lora
 
 NAME = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
@@ -133,6 +135,41 @@ def test_kohya_names_of_another_model_are_refused(tmp_path):
 
     with pytest.raises(FileError, match="lora_unet_input"):
         load_lora(path, {"middle_block.0": "lora_unet_middle_block_0"})
+
+
+def test_a_lora_that_is_there_is_replaced_unless_it_is_said_otherwise(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_lora(path, tensors())
+    doubled = {name: 2 * tensor for name, tensor in tensors().items()}
+
+    with pytest.raises(FileExistsError):
+        save_lora(path, doubled, replace=False)
+    assert all(torch.equal(load_lora(path)[0][name], t) for name, t in tensors().items())
+    save_lora(path, doubled)
+    assert all(torch.equal(load_lora(path)[0][name], t) for name, t in doubled.items())
+
+
+def test_a_layer_without_a_kohya_name_is_refused_by_name(tmp_path):
+    message = rf"Expected a kohya name for every layer, got none for '{MODULE}'\. Save in the comfyui format"
+    with pytest.raises(FileError, match=message):
+        save_lora(tmp_path / "a", tensors(), key_format="kohya", key_map={"middle_block.0": NAME})
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_parts_of_no_kind_are_refused_with_those_that_are_known():
+    message = r"Expected names that end in one of alpha, .*lora_A\.weight.*, got '{}'\. Use a .*LoRA.* of the"
+    with pytest.raises(FileError, match=message.format(rf"{MODULE}\.bias")):
+        Kohya().to_file({f"{MODULE}.bias": torch.zeros(1)})
+    with pytest.raises(FileError, match=message.format(rf"{NAME}\.bias")):
+        Kohya({MODULE: NAME}).from_file({f"{NAME}.bias": torch.zeros(1)})
+
+
+def test_each_format_says_whose_names_it_has():
+    assert {name: form.help for name, form in FORMATS.items()} == {
+        "comfyui": "the names of this program",
+        "kohya": "names that most other programs read",
+    }
 
 
 def test_an_unknown_format_is_refused(tmp_path):

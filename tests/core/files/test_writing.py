@@ -112,6 +112,18 @@ def test_a_file_that_is_there_is_not_replaced_unless_asked(tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == b"old" and names(tmp_path) == ["a.txt"]
 
 
+def test_a_file_that_is_there_is_replaced_unless_it_is_said_otherwise(tmp_path):
+    for content in (b"old", b"new"):
+        write_file(tmp_path / "a.txt", content)
+    for value in (1.0, 2.0):
+        save_tensors(tmp_path / "b", {"x": torch.full((2,), value)}, {})
+
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+    assert load_tensors(tmp_path / "b")[0]["x"].tolist() == [2, 2]
+    with pytest.raises(FileExistsError):
+        save_tensors(tmp_path / "b", {"x": torch.ones(2)}, {}, replace=False)
+
+
 def test_on_a_disk_without_links_a_file_is_not_replaced_either(tmp_path, monkeypatch):
     def no_links(*_):
         raise PermissionError(1, "Operation not permitted")

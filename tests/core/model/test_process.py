@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from toys import latents
@@ -35,6 +36,33 @@ def test_a_ddim_step_with_the_true_x0_lands_on_the_noised_latents(process):
     torch.testing.assert_close(
         stepped, process.noised(x0, noise, process.sigma(200, x0)), rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+def test_a_ddim_step_has_the_rounded_coefficients_of_the_released_code(kind):
+    """There, a sample is x / sqrt(1 + sigma^2), and abar and the roots are float32."""
+    process = Process.scaled_linear(kind)
+    x0, wrong = latents(3, 1).double(), latents(3, 3).double()
+    x = process.noised(x0, latents(3, 2).double(), process.sigma(700, x0))
+    out = process.prediction(x, wrong, process.sigma(700, x0))
+
+    def coefficients(timestep):
+        square = 1 / (1 + process.sigmas[timestep].numpy() ** 2)
+        abar = square.astype(np.float32)  # torch rounds roots differently on different machines
+        return float(np.sqrt(square)), float(np.sqrt(abar)), float(np.sqrt(np.float32(1) - abar))
+
+    scale, a, b = coefficients(700)
+    sample = x * scale
+    expected, noise = (sample - b * out) / a, out
+    if kind == "v":
+        expected, noise = a * sample - b * out, a * out + b * sample
+    found, d = process.ddim_prediction(x, wrong, 700)
+    torch.testing.assert_close((found, d), (expected, noise), rtol=1e-12, atol=1e-12)
+    assert 1e-9 < float((found - wrong).abs().max()) < 1e-4, "the rounding shows"
+
+    scale, a, b = coefficients(200)
+    stepped = process.ddim_noised(found, d, 200)
+    torch.testing.assert_close(stepped, (a * found + b * d) / scale, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("process", processes(), ids=lambda process: process.kind)
