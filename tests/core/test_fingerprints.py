@@ -204,6 +204,7 @@ def test_code_and_objects_count_by_what_they_do_and_hold():
         (scaled(2), scaled(3)),
         (scaled(2), lambda x: x * 2),
         (lambda x: x + 1, lambda x: x + 2),
+        (lambda x: x.real, lambda x: x.imag),
         (lambda x, y=1: x, lambda x, y=2: x),
         (Scale(2), Scale(3)),
         (Scale(2).__call__, Scale(3).__call__),
