@@ -178,6 +178,11 @@ def patch_of(module):
     return type("Patch", (), {"__module__": module})
 
 
+def used(path):
+    """Return a path that remembers what was asked of it."""
+    return path if hash(path) and str(path) else None
+
+
 def test_code_and_objects_count_by_what_they_do_and_hold():
     referred = [Plain(1), Plain(1), Plain(2)]
     to_one, to_the_same, to_two = map(weakref.ref, referred)
@@ -197,11 +202,15 @@ def test_code_and_objects_count_by_what_they_do_and_hold():
         (Packed.of([1, 2], 0.5), Packed.of([1, 2], 0.5)),
         (patch_of("a_pack.blur"), patch_of("custom_nodes/a_pack-main.blur")),
         (Speed.FAST, Speed.FAST),
+        (used(Path("a/b")), Path("a/b")),
+        (", ".join, ", ".join),
+        (str.upper, str.upper),
     ]
     others = [
         (scaled(2), scaled(3)),
         (scaled(2), lambda x: x * 2),
         (lambda x: x + 1, lambda x: x + 2),
+        (lambda x: x.real, lambda x: x.imag),
         (lambda x, y=1: x, lambda x, y=2: x),
         (Scale(2), Scale(3)),
         (Scale(2).__call__, Scale(3).__call__),
@@ -227,6 +236,9 @@ def test_code_and_objects_count_by_what_they_do_and_hold():
         (torch.ones(2, device="meta"), torch.ones(3, device="meta")),
         (patch_of("a_pack.blur"), patch_of("a_pack.sharpen")),
         (math, json),
+        (len, sum),
+        (", ".join, "; ".join),
+        (str.upper, str.lower),
         (logging.getLogger("one"), logging.getLogger("other")),
     ]
 
@@ -284,8 +296,9 @@ def test_what_is_held_many_times_is_looked_at_once(monkeypatch):
     """Else the time would double with each of these."""
     monkeypatch.setattr(fingerprints, "MOST_PARTS", 100)
     value = ["last"]
-    for _ in range(50):
-        value = [value, value]
+    for _ in range(25):
+        value = {"one": value, "two": value}
+        value["itself"] = value
 
     assert fingerprint(value) != fingerprint([value])
 
@@ -322,6 +335,7 @@ def test_a_module_counts_without_what_says_nothing_of_what_it_does():
     before = fingerprint(value()["module"])
     module = value()["module"].eval()
     module.register_forward_hook(lambda module, given, out: out * 2).remove()
+    module.note, module.table = None, {}
 
     assert fingerprint(module) == before
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from domaingallery_core.pictures.grids import PAPER, labelled_grid
+from domaingallery_core.pictures.grids import PAPER, labelled_grid, tensor_to_images
 
 COLOURS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
 
@@ -28,7 +28,7 @@ def test_each_cell_is_in_its_place(count):
     found = [(grid[0] == colour).all(-1).nonzero() for colour in COLOURS]
     assert [len(place) for place in found] == [40 * 30 * count] * 4
     (top, left), (bottom, right) = found[0].min(0).values.tolist(), found[3].max(0).values.tolist()
-    assert left > 40 and top > 12, "there is room for the labels"
+    assert left > 40 and 12 < top < 24, "there is room for the labels, which are small as the pictures are"
     assert found[1][0, 0] == top and found[1][:, 1].min() > found[0][:, 1].max()
     assert found[2][0, 1] == left and found[2][:, 0].min() > found[0][:, 0].max()
     assert bottom < grid.shape[1] and right < grid.shape[2]
@@ -68,3 +68,9 @@ def test_labels_are_written_beside_and_above():
     top, left = place.min(0).values.tolist()
     assert ink[:top].any() and ink[top:, :left].any() and not ink[top:, left:].any()
     assert not ((plain[0] - paper).abs().amax(-1) > 0.5)[:10].any()
+
+
+def test_what_is_brighter_than_white_is_white():
+    [image] = tensor_to_images(torch.tensor([[[[-1.0, 0.5, 2.0]]]]))
+
+    assert image.getpixel((0, 0)) == (0, 128, 255)

@@ -413,7 +413,9 @@ def test_with_a_damaged_newest_checkpoint_the_next_ones_are_kept(tmp_path):
     assert run(SHORT, tmp_path).resumed == 5
 
 
-@pytest.mark.parametrize("damage", ["adapter", "shape", "stream", "number", "step", "moment"])
+@pytest.mark.parametrize(
+    "damage", ["adapter", "more", "shape", "stream", "number", "step", "no step", "late step", "moment"]
+)
 def test_a_checkpoint_with_other_contents_gives_way_to_the_one_before(tmp_path, caplog, damage):
     with pytest.raises(Cancelled):
         run(SHORT, tmp_path, cancel_at(5), every=2, keep=3)
@@ -429,8 +431,11 @@ def test_a_checkpoint_with_other_contents_gives_way_to_the_one_before(tmp_path, 
         del found.tensors["stream.noise"]
     elif damage == "number":
         found.numbers["validation"] = None
-    elif damage == "step":
-        found = replace(found, step=-3)
+    elif damage == "more":
+        found.tensors["trained.more"] = torch.zeros(1)
+    elif damage.endswith("step"):
+        steps = {"step": -3, "no step": 0, "late step": SHORT.optimizer.steps + 1}
+        found = replace(found, step=steps[damage])
     else:
         del found.tensors[moment]
     checkpoints_module.save_checkpoint(path, found)
@@ -439,6 +444,19 @@ def test_a_checkpoint_with_other_contents_gives_way_to_the_one_before(tmp_path, 
 
     assert "step_000005.safetensors is passed over" in caplog.text
     assert result.resumed == 4 and same(result, run(SHORT))
+
+
+def test_a_run_that_began_on_a_gpu_goes_on_without_one(tmp_path):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(5))
+    [path] = checkpoint_files(tmp_path)
+    found = load_checkpoint(path)
+    found.tensors["stream.cuda"] = torch.zeros(16, dtype=torch.uint8)
+    checkpoints_module.save_checkpoint(path, found)
+
+    result = run(SHORT, tmp_path)
+
+    assert result.resumed == 5 and same(result, run(SHORT))
 
 
 def test_with_nothing_that_fits_a_run_begins_anew(tmp_path):

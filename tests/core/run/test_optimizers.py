@@ -18,7 +18,7 @@ from domaingallery_core.methods import MethodSettings, noised_batch, objectives
 from domaingallery_core.model.process import Process
 from domaingallery_core.run import trainer
 from domaingallery_core.run.moving_average import MovingAverage
-from domaingallery_core.run.optimizers import learning_rate
+from domaingallery_core.run.optimizers import learning_rate, make_optimizer
 from domaingallery_core.run.plan import TrainingPlan
 
 SIMPLE = TrainingPlan.of(method="plain", steps=6, learning_rate=1e-2, batch_size=4, weights=dict(prior=0))
@@ -136,6 +136,20 @@ def test_eight_bits_without_bitsandbytes_are_refused_before_the_first_step(monke
         run(but(PLAN, optimizer="adamw8bit"), on_step=events.append)
 
     assert not events
+
+
+def test_the_optimizer_is_that_of_the_released_code_and_its_quick_form():
+    weights = [nn.Parameter(torch.ones(2))]
+
+    optimizer = make_optimizer(weights, but(SIMPLE, learning_rate=0.5, weight_decay=0.25).optimizer)
+
+    assert type(optimizer) is torch.optim.AdamW and optimizer.param_groups[0]["params"] == weights
+    known = ("lr", "betas", "eps", "weight_decay", "fused", "amsgrad", "maximize")
+    found = {name: optimizer.defaults[name] for name in known}
+    assert found == {
+        "lr": 0.5, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.25, "fused": True, "amsgrad": False,
+        "maximize": False,
+    }  # fmt: skip
 
 
 class AdamW8bit(torch.optim.Optimizer):

@@ -79,6 +79,17 @@ def test_a_removed_model_takes_an_adapter_again():
     assert snapshot(model) == before
 
 
+def test_a_removed_adapter_has_no_weights_and_switches_nothing():
+    model = network()
+    adapter = inject(model)
+    adapter.remove()
+    base = model(*inputs())
+
+    assert adapter.named_parameters() == {} and adapter.parameters() == [] and adapter.state_dict() == {}
+    with adapter.off():
+        assert torch.equal(model(*inputs()), base)
+
+
 def test_a_failure_during_injection_leaves_the_model_as_it_was(monkeypatch):
     model = network()
     before = snapshot(model)
@@ -133,6 +144,18 @@ def test_a_lora_of_another_model_is_refused_by_name_and_changes_nothing(change, 
             adapter.load(state)
 
         assert all(torch.equal(v, adapter.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, ""), (3, ""), (4, ", and 1 more"), (7, ", and 4 more")])
+def test_of_many_differences_three_are_named_and_the_rest_counted(count, end):
+    with inject(network()) as adapter:
+        state = adapter.state_dict()
+        for name in list(adapter.named_parameters())[:count]:
+            del state[name]
+
+        named = "; ".join([r"\S+ is missing"] * min(count, 3))
+        with pytest.raises(AdapterError, match=rf"got one that differs: {named}{end}\. Use a LoRA made for"):
+            adapter.load(state)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from toys import LAYERS, filled, inject, inputs, network
+from toys import LAYERS, WIDTH, filled, inject, inputs, network
 
 from domaingallery_core.errors import AdapterError
 from domaingallery_core.trainables.adapter_settings import AdapterSettings
@@ -143,3 +145,102 @@ def test_half_precision_bases_keep_a_float32_adapter(kind, dtype):
 def test_a_rank_larger_than_a_layer_is_refused(kind):
     with pytest.raises(AdapterError, match=r"rank of at most 8 for the layer 'attn1.to_q', got 9"):
         inject(network(), AdapterSettings(rank=9, kind=kind))
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "zero"),
+    [("lora", "lora_B.weight"), ("dora", "lora_B.weight"), ("loha", "hada_w2_b"), ("lokr", "lokr_w1")],
+)
+def test_one_part_begins_with_zeros_and_the_others_as_their_papers_say(kind, zero, rank):
+    """Those of LoHa and LoKr are drawn as torch draws a Linear, evenly up to 1 / sqrt(inputs)."""
+    model = network()
+    with inject(model, AdapterSettings(kind=kind, rank=rank)) as adapter:
+        weights = {name: weight.detach() for name, weight in adapter.named_parameters().items()}
+
+    drawn = [weight for name, weight in weights.items() if not name.endswith((zero, ".magnitude"))]
+    assert all(not weight.any() for name, weight in weights.items() if name.endswith(zero))
+    assert all(weight.all() for weight in drawn)
+    if kind in ("loha", "lokr"):
+        sizes = torch.cat([(weight.abs() * weight.shape[1] ** 0.5).flatten() for weight in drawn])
+        assert 0.95 < float(sizes.max()) <= 1.0 and float(sizes.mean()) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 2.0), (3, 3.0)])
+def test_a_lokr_that_is_not_factored_has_no_scale_in_a_file(rank, alpha):
+    """A loader divides its alpha by the rank, and there is none that would be meant."""
+    with inject(network(), AdapterSettings(kind="lokr", rank=rank, alpha=2.0)) as adapter:
+        state = adapter.state_dict()
+
+    assert ("attn1.to_q.lokr_w2" in state) is (rank == 3)
+    assert {float(tensor) for name, tensor in state.items() if name.endswith(".alpha")} == {alpha}
+
+
+@pytest.mark.parametrize(
+    ("kind", "network"),
+    [
+        ("lora", "networks.lora"),
+        ("dora", "networks.lora"),
+        ("loha", "lycoris.kohya"),
+        ("lokr", "lycoris.kohya"),
+    ],
+)
+def test_a_file_says_its_kind_in_kohyas_words(kind, network):
+    said = KINDS[kind].metadata()
+
+    assert said.keys() == {"ss_network_module", "ss_network_args"} and said["ss_network_module"] == network
+    assert json.loads(said["ss_network_args"]) == {"algo": kind}
+
+
+A, B, W1, W2B = "m.lora_A.weight", "m.lora_B.weight", "m.lokr_w1", "m.lokr_w2_b"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        ({A: (3, 8), B: (8, 3)}, ("lora", 3, 3.0)),
+        ({A: (3, 8), B: (8, 3), "m.alpha": 0.5}, ("lora", 3, 0.5)),
+        ({A: (3, 8), B: (8, 3), "m.alpha": [2.0]}, ("lora", 3, 2.0)),
+        ({A: ()}, ("lora", 1, 1.0)),
+        ({A: (3, 8), "m.dora_scale": (8, 1)}, ("dora", 3, 3.0)),
+        ({A: (3, 8), "m.magnitude": (8,), "m.alpha": 6.0}, ("dora", 3, 6.0)),
+        ({"m.hada_w1_b": (3, 8), "m.alpha": 2.0}, ("loha", 3, 2.0)),
+        ({W1: (2, 2), W2B: (3, 4), "m.alpha": 2.0}, ("lokr", 3, 2.0)),
+        ({W1: (2, 2), "m.lokr_w2": (4, 4), "m.alpha": 3.0}, ("lokr", 3, 3.0)),
+        ({W1: (2, 2), "m.lokr_w2": (4, 4)}, ("lokr", 1, 1.0)),
+    ],
+    ids=str,
+)
+def test_kind_rank_and_alpha_are_told_from_the_tensors(tensors, expected):
+    given = {
+        name: torch.ones(value) if isinstance(value, tuple) else torch.tensor(value)
+        for name, value in tensors.items()
+    }
+
+    assert describe(given) == expected
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, 1e9, float("nan"), float("inf"), [1.0, 2.0], []], ids=str)
+def test_an_alpha_that_is_not_one_number_above_zero_is_refused(alpha):
+    with pytest.raises(AdapterError, match="Expected a LoRA whose alpha is a number above 0, got"):
+        describe({A: torch.ones(3, 8), "m.alpha": torch.tensor(alpha)})
+
+
+def test_tensors_of_no_kind_are_refused_by_name():
+    for tensors, name in (({"m.weight": torch.ones(2)}, "'m.weight'"), ({}, "''")):
+        with pytest.raises(AdapterError, match=f"got one with names such as {name}. Connect the lora output"):
+            describe(tensors)
+
+
+@pytest.mark.parametrize("other", ["scale", "convolution"])
+def test_parts_of_another_shape_are_left_for_load_to_name(other):
+    with inject(network(), AdapterSettings(kind="dora")) as adapter:
+        lora = adapter.exported(adapter.state_dict())
+        if other == "scale":
+            lora["attn1.to_q.dora_scale"] = torch.ones(WIDTH + 1, 1)
+        else:
+            for part in ("lora_A", "lora_B"):
+                lora[f"attn1.to_q.{part}.weight"] = lora[f"attn1.to_q.{part}.weight"][..., None, None]
+
+        with pytest.raises(AdapterError, match=r"attn1\.to_q\.dora_scale is not part of the model"):
+            adapter.load(adapter.imported(lora))

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from toys import CHANNELS, WIDTH, Network, filled, inject, inputs, snapshot
 
+from domaingallery_core.trainables.adapter_settings import AdapterSettings
 from domaingallery_core.trainables.adapters import ordinary_weights
+from domaingallery_core.trainables.kinds import KINDS
 
 
 def inference_network():
@@ -30,6 +32,7 @@ def test_ordinary_weights_lets_gradients_through_without_a_copy():
         layer = model.attn1.to_q.base_layer
         assert layer.weight.data_ptr() == storage and not layer.weight.is_inference()
         assert not model.shift.is_inference()
+        assert type(layer.weight) is nn.Parameter and type(model.shift) is torch.Tensor
         filled(adapter)
         model(*inputs()).square().sum().backward()
         assert all(float(p.grad.abs().max()) > 0 for p in adapter.parameters())
@@ -77,6 +80,28 @@ def test_ordinary_weights_takes_every_storage_format(dtype):
     with ordinary_weights(layer):
         assert layer.weight.dtype == dtype and not layer.weight.is_inference()
         assert torch.equal(layer.weight.detach().view(torch.uint8), raw)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_ordinary_weights_takes_numbers_and_transposed_weights(dtype):
+    with torch.inference_mode():
+        layer = nn.Linear(3, 4).to(dtype)
+        layer.register_buffer("absent", None)
+        layer.register_buffer("scale", torch.tensor(2.0, dtype=dtype))
+        layer.weight = nn.Parameter(layer.weight.T)
+    before = layer.weight.clone()
+
+    with ordinary_weights(layer):
+        assert not layer.weight.is_inference() and torch.equal(layer.weight.detach(), before)
+        assert not layer.scale.is_inference() and float(layer.scale) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_exported_in_inference_mode_can_be_trained_on(kind):
+    with torch.inference_mode(), inject(inference_network(), AdapterSettings(kind=kind)) as adapter:
+        lora = adapter.exported(adapter.state_dict())
+
+    assert not any(tensor.is_inference() for tensor in lora.values())
 
 
 def test_tied_weights_stay_tied():
