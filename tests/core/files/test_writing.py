@@ -136,6 +136,17 @@ def test_on_a_disk_without_links_a_file_is_not_replaced_either(tmp_path, monkeyp
     assert (tmp_path / "a.txt").read_bytes() == b"old" and names(tmp_path) == ["a.txt"]
 
 
+def test_a_full_disk_is_no_disk_without_links(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "link", full)
+    with pytest.raises(FileError, match="No space left"):
+        write_file(tmp_path / "a.txt", b"new", replace=False)
+
+    assert names(tmp_path) == []
+
+
 def test_tensors_come_back_with_their_metadata_and_equal_ones_are_equal_files(tmp_path):
     shared = torch.randn(4)
     tensors = {"b": shared, "a": shared[:2], "none": torch.zeros(0), "half": torch.ones(3).half()}
@@ -172,6 +183,7 @@ def test_no_flipped_bit_passes(tmp_path):
     [
         (b"", "its header is cut off"),
         (b"\0" * 7, "its header is cut off"),
+        (b"\0" * 8, "its header is cut off"),
         (b"\xff" * 64, "its header is cut off"),
         (b"\x03\0\0\0\0\0\0\0{}", "its header is cut off"),
         (b"\x02\0\0\0\0\0\0\0{}", "its checksum is another one"),

@@ -78,15 +78,16 @@ def test_what_another_process_keeps_is_not_removed_and_what_an_ended_one_kept_is
 
 def test_starting_over_removes_what_was_there_with_the_first_that_is_written(tmp_path):
     """Until then a run that is ended at once loses nothing; afterwards it goes on from its own."""
-    for step in (5, 7):
+    for step in (1, 7):
         Checkpoints(tmp_path, {}, keep=2).save(checkpoint(step))
     anew = Checkpoints(tmp_path, {}, keep=2, resume=False)
 
     assert anew.load(lambda checkpoint: None) is None
-    assert names(tmp_path) == ["step_000005.safetensors", "step_000007.safetensors"]
-    for step in (1, 2):
-        anew.save(checkpoint(step))
-    assert names(tmp_path) == ["step_000001.safetensors", "step_000002.safetensors"]
+    assert names(tmp_path) == ["step_000001.safetensors", "step_000007.safetensors"]
+    anew.save(checkpoint(3))
+    assert names(tmp_path) == ["step_000003.safetensors"]
+    anew.save(checkpoint(4))
+    assert names(tmp_path) == ["step_000003.safetensors", "step_000004.safetensors"]
 
 
 def test_a_checkpoint_is_due_after_so_many_steps_or_so_long(tmp_path, monkeypatch):
@@ -95,6 +96,7 @@ def test_a_checkpoint_is_due_after_so_many_steps_or_so_long(tmp_path, monkeypatc
     asked, unasked = Checkpoints(tmp_path, {}, every=3), Checkpoints(tmp_path, {})
 
     assert [step for step in range(1, 8) if asked.due(step)] == [3, 6]
+    assert all(Checkpoints(tmp_path, {}, every=1).due(step) for step in range(1, 4))
     assert not any(unasked.due(step) for step in range(1, 8))
     now[0] = 180.0
     assert asked.due(1) and unasked.due(1)
