@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 import threading
+import uuid
 import weakref
 from dataclasses import dataclass
 from enum import Enum
@@ -205,6 +206,7 @@ def test_code_and_objects_count_by_what_they_do_and_hold():
         (used(Path("a/b")), Path("a/b")),
         (", ".join, ", ".join),
         (str.upper, str.upper),
+        (uuid.UUID(int=1), uuid.UUID(int=2)),
     ]
     others = [
         (scaled(2), scaled(3)),

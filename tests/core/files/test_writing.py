@@ -230,6 +230,11 @@ def test_a_claimed_folder_with_something_in_it_stays_without_the_lock(tmp_path):
     assert names(tmp_path / "run") == ["step"]
 
 
+def test_a_folder_inside_of_one_that_is_not_there_is_ours(tmp_path):
+    with claimed(tmp_path / "runs" / "run") as ours:
+        assert ours and names(tmp_path / "runs") == ["run"]
+
+
 def test_a_folder_that_cannot_be_made_is_not_ours(tmp_path):
     (tmp_path / "file").write_bytes(b"")
 
@@ -247,6 +252,18 @@ def test_leftovers_are_cleared_but_for_those_just_begun_or_being_written(tmp_pat
         clear_leftovers(tmp_path)
 
     assert names(tmp_path) == [".held.part", ".new.part"]
+
+
+def test_all_leftovers_are_cleared_whatever_is_beside_them(tmp_path):
+    parts = [tmp_path / f".{i}.part" for i in range(20)]
+    for part in parts:
+        part.write_bytes(b"")
+    for part in parts[::2]:
+        os.utime(part, (0, 0))
+
+    clear_leftovers(tmp_path)
+
+    assert names(tmp_path) == sorted(part.name for part in parts[1::2])
 
 
 def test_a_file_has_the_rights_that_the_user_gives_new_files(tmp_path):

@@ -146,6 +146,25 @@ def test_a_lora_of_another_model_is_refused_by_name_and_changes_nothing(change, 
         assert all(torch.equal(v, adapter.state_dict()[k]) for k, v in before.items())
 
 
+def test_an_adapter_of_another_kind_is_refused_with_what_to_choose():
+    with inject(network(), AdapterSettings(kind="loha")) as other:
+        state = other.state_dict()
+
+    message = "Expected a LoRA to go on with, got a LoHa. Choose 'loha' in Training Options"
+    with inject(network()) as adapter, pytest.raises(AdapterError, match=message):
+        adapter.load(state)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1000.1])
+def test_an_alpha_that_a_file_rounds_is_the_same(alpha):
+    with inject(network(), AdapterSettings(alpha=alpha)) as adapter:
+        state = adapter.state_dict()
+        adapter.load(state)
+
+        with pytest.raises(AdapterError, match=r"alpha is .* and not"):
+            adapter.load(state | {"attn1.to_q.alpha": torch.tensor(alpha * (1 + 1e-5))})
+
+
 @pytest.mark.parametrize(("count", "end"), [(1, ""), (3, ""), (4, ", and 1 more"), (7, ", and 4 more")])
 def test_of_many_differences_three_are_named_and_the_rest_counted(count, end):
     with inject(network()) as adapter:
@@ -250,6 +269,7 @@ def test_no_pattern_takes_long(targets):
     assert time.perf_counter() - before < 1
 
 
-def test_a_text_of_too_many_patterns_is_refused():
+def test_a_text_of_so_many_patterns_is_read_and_one_of_more_is_refused():
+    assert len(target_modules(network(), "attn*".ljust(1000))) == LAYERS
     with pytest.raises(AdapterError, match="of at most 1000 characters"):
         target_modules(network(), "a " * 501)

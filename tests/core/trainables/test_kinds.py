@@ -112,6 +112,26 @@ def test_dropout_acts_in_training_and_repeats_with_the_seed(kind):
         assert bool(torch.isfinite(torch.stack([first, second])).all())
 
 
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_dropout_leaves_out_whole_outputs_and_scales_the_others_up(kind):
+    """What a layer adds is the same on average."""
+    model = network()
+
+    def added(layer):
+        given = torch.eye(WIDTH)
+        return (layer(given) - layer.get_base_layer()(given)).detach()
+
+    with filled(inject(model, AdapterSettings(kind=kind))):
+        whole = added(model.attn1.to_q)
+    with torch.random.fork_rng(), filled(inject(model, AdapterSettings(kind=kind, dropout=0.5))):
+        torch.manual_seed(3)
+        found = added(model.attn1.to_q)
+
+    kept = found.abs().amax(0) > 1e-5
+    assert 0 < int(kept.sum()) < WIDTH
+    torch.testing.assert_close(found, whole * kept * (WIDTH / kept.sum()), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_global_generator_is_left_alone_and_the_seed_decides(kind):
     state, config = torch.get_rng_state(), AdapterSettings(kind=kind)

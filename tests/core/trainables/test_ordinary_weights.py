@@ -93,6 +93,7 @@ def test_ordinary_weights_takes_numbers_and_transposed_weights(dtype):
 
     with ordinary_weights(layer):
         assert not layer.weight.is_inference() and torch.equal(layer.weight.detach(), before)
+        assert not layer.weight.requires_grad and not layer.bias.requires_grad
         assert not layer.scale.is_inference() and float(layer.scale) == 2
 
 
