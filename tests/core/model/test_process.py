@@ -65,6 +65,18 @@ def test_a_ddim_step_has_the_rounded_coefficients_of_the_released_code(kind):
     torch.testing.assert_close(stepped, (a * found + b * d) / scale, rtol=1e-12, atol=1e-12)
 
 
+def test_a_step_of_a_flow_is_exact():
+    process = processes()[2]
+    x0, x = latents(3, 1).double(), latents(3, 2).double()
+
+    found, d = process.ddim_prediction(x, x0, 700)
+
+    assert torch.equal(found, x0)
+    torch.testing.assert_close(d, (x - x0) / process.sigmas[700], rtol=1e-14, atol=0)
+    expected = x0 + process.sigmas[200] * d
+    torch.testing.assert_close(process.ddim_noised(x0, d, 200), expected, rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize("process", processes(), ids=lambda process: process.kind)
 def test_every_timestep_is_found_again_from_its_sigma(process):
     sigmas = process.sigmas.float()

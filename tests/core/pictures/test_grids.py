@@ -70,7 +70,8 @@ def test_labels_are_written_beside_and_above():
     assert not ((plain[0] - paper).abs().amax(-1) > 0.5)[:10].any()
 
 
-def test_what_is_brighter_than_white_is_white():
-    [image] = tensor_to_images(torch.tensor([[[[-1.0, 0.5, 2.0]]]]))
+@pytest.mark.parametrize("more", [[], [0.3]])
+def test_what_is_brighter_than_white_is_white_and_transparency_is_left_out(more):
+    [image] = tensor_to_images(torch.tensor([[[[-1.0, 0.5, 2.0, *more]]]]))
 
-    assert image.getpixel((0, 0)) == (0, 128, 255)
+    assert image.mode == "RGB" and image.getpixel((0, 0)) == (0, 128, 255)
