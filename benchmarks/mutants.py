@@ -3,8 +3,8 @@
 First every test of the core and of the nodes in this process is run once, to know which lines it reads
 (--map, kept in a file). Then mutants are made, in a random order: a comparison, a number, an operator, a
 condition, an argument or a statement is another one or left out. Each is tried in a process of its own with
-the tests that read its line, the quickest first. Printed are those that no test noticed. Needs the package
-coverage.
+the tests that read its line, the quickest first; outside of functions, with the tests of its room. Printed
+are those that no test noticed. Needs the package coverage.
 
 A process is a copy of one in which all tests are collected already. A function gets its changed code there;
 what is changed outside of functions is imported anew, which takes longer.

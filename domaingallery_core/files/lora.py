@@ -45,7 +45,7 @@ def save_lora(
 
 
 def core_names(tensors: Mapping[str, Tensor], key_map: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """Return tensors under the names of any format under the core's names.
+    """Return tensors, which have the names of one of the formats, under the core's names.
 
     Raises:
         FileError: they have other names, or those of another model.

@@ -25,7 +25,8 @@ class Erasure(Method):
 
     def losses(self, ask: Ask, noised: NoisedStep, settings: MethodSettings) -> Losses:
         domain = noised["domain"]
-        images, prompt = needed(domain.source, "source images"), needed(domain.prompts.source, "their prompt")
+        images = needed(domain.source, "source images")
+        prompt = needed(domain.prompts.source, "the source prompt")
         source = ask(images, prompt, gradient=settings.uses("prior", "disentanglement"))
         terms: Losses = {}
         if settings.uses("prior"):

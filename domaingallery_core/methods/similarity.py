@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from ..guidance import guide
 from ..model.denoiser import Condition, Denoiser, denoise_together
 
+#: With fewer source images of a category the term compares images with themselves.
+FEWEST_SOURCES = 3
 SimilarityScale = Literal["released", "paper"]
 
 

@@ -16,6 +16,7 @@ from ..data.parts import Batch, Part, Role, batches, read_parts
 from ..errors import DomainGalleryError, InputError, TrainingError, shown
 from ..generators import generator
 from ..methods import draw, objectives
+from ..methods.similarity import FEWEST_SOURCES
 from ..model.denoiser import Condition, Denoiser
 from ..trainables.trainable import Trainable
 from .checkpoints import Checkpoints
@@ -28,8 +29,6 @@ log = logging.getLogger("domaingallery")
 
 #: A run stops when this many steps in a row give a loss or gradient that is not finite.
 PATIENCE = 5
-#: With fewer source images of a category the similarity term compares images with themselves.
-FEWEST_SOURCES = 3
 
 
 @dataclass(frozen=True, slots=True)
