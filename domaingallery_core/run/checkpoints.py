@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError, InputError, shown
-from ..files.writing import claimed, clear_leftovers, load_tensors, save_tensors
+from ..files.writing import LOCK, claimed, clear_leftovers, load_tensors, save_tensors
 from .identity import differences
 
 log = logging.getLogger("domaingallery")
@@ -78,12 +78,22 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Have the folder to oneself; where another process trains the same, one beside it."""
+        """Have the folder to oneself; where another process trains the same, one beside it.
+
+        Raises:
+            InputError: so many processes train the same that none of the folders is free.
+        """
         with contextlib.ExitStack() as stack:
             for folder in self._folders():
                 if stack.enter_context(claimed(folder)):
                     self.place = folder
                     break
+            else:  # a disk that refuses is no other process; what cannot be written is warned of later
+                if all((folder / LOCK).is_file() for folder in self._folders()):
+                    raise InputError(
+                        f"Expected at most {MOST_AT_ONCE} trainings of {shown(self.folder.name)} at once, "
+                        "got one more. Wait until one of them has ended, or choose another run name."
+                    )
             for folder in filter(Path.is_dir, self._folders()):
                 clear_leftovers(folder)
                 with claimed(folder):  # the lock of a process that was killed goes with this

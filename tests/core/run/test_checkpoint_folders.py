@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
 import torch
 
+from domaingallery_core.errors import InputError
 from domaingallery_core.files.writing import claimed
 from domaingallery_core.run import checkpoints as module
 from domaingallery_core.run.checkpoints import Checkpoint, Checkpoints, checkpoint_files
@@ -26,20 +28,29 @@ def test_checkpoints_are_those_of_every_few_minutes_unless_it_is_said_otherwise(
     assert (found.saved, found.finished, found.place) == (None, False, tmp_path)
 
 
-def test_so_many_processes_are_at_a_run_at_once_and_no_more(tmp_path):
+def test_so_many_processes_are_at_a_run_at_once_and_one_more_is_refused(tmp_path):
+    """Without a folder of its own it would write over what another one keeps."""
     folder = tmp_path / "run"
     beside = [tmp_path / f"run-{n}" for n in range(2, module.MOST_AT_ONCE + 1)]
     places = []
 
     with contextlib.ExitStack() as stack:
-        for _ in range(module.MOST_AT_ONCE + 1):
+        for _ in range(module.MOST_AT_ONCE):
             checkpoints = Checkpoints(folder, {})
             stack.enter_context(checkpoints.claimed())
             places.append(checkpoints.place)
+        with pytest.raises(InputError, match="at most 9 trainings of 'run' at once, got one more"):
+            stack.enter_context(Checkpoints(folder, {}).claimed())
 
-        assert not (tmp_path / f"run-{module.MOST_AT_ONCE + 1}").exists()
+    assert places == [folder, *beside] and list(tmp_path.iterdir()) == []
 
-    assert places[:-1] == [folder, *beside]
+
+def test_a_folder_that_cannot_be_made_is_not_taken_for_other_processes(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    checkpoints = Checkpoints(tmp_path / "file" / "run", {"plan": 1})
+
+    with checkpoints.claimed():
+        assert not checkpoints.save(checkpoint(1))
 
 
 def test_what_was_written_or_gone_on_from_is_known_until_the_run_is_finished(tmp_path):
