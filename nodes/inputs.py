@@ -8,8 +8,10 @@ from comfy_api.v0_0_2 import io
 SEEDS = 2**64
 
 
-def cfg_input(tooltip: str = "Guidance scale. 7.5 is the paper's; small models like less.") -> io.Input:
-    return io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+def cfg_input(
+    tooltip: str = "Guidance scale. 7.5 is the paper's; small models like less.", *, default: float = 7.5
+) -> io.Input:
+    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
 
 
 def seed_input(tooltip: str, *, control: bool | io.ControlAfterGenerate = True) -> io.Input:
@@ -19,16 +21,18 @@ def seed_input(tooltip: str, *, control: bool | io.ControlAfterGenerate = True) 
 
 
 def steps_input(default: int, tooltip: str) -> io.Input:
-    return io.Int.Input("steps", default=default, min=1, max=10000, tooltip=tooltip)
+    return io.Int.Input("steps", default=default, min=min(default, 1), max=10000, tooltip=tooltip)
 
 
 def sampler_input(default: str, tooltip: str) -> io.Input:
-    return io.Combo.Input(
-        "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default=default, tooltip=tooltip
-    )
+    return _choice("sampler_name", comfy.samplers.SAMPLER_NAMES, default, tooltip)
 
 
 def scheduler_input(default: str, tooltip: str) -> io.Input:
-    return io.Combo.Input(
-        "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default=default, tooltip=tooltip
-    )
+    return _choice("scheduler", comfy.samplers.SCHEDULER_NAMES, default, tooltip)
+
+
+def _choice(name: str, known: list[str], default: str, tooltip: str) -> io.Input:
+    """Return a choice among what the host knows; a default that it does not know comes first."""
+    options = known if default in known else [default, *known]
+    return io.Combo.Input(name, options=options, default=default, tooltip=tooltip)

@@ -15,12 +15,18 @@ from .adapter_settings import AdapterSettings
 from .kinds import KINDS, Kind, describe, number
 from .kinds.base import NAME
 
-_ATTENTION = ("attn[12].to_[qkv]", "attn[12].to_out.0")
+
+def anywhere(*names: str) -> tuple[str, ...]:
+    """Return patterns for layers of some names, in whatever they are."""
+    return (*names, *(f"*.{name}" for name in names))
+
+
+_ATTENTION = anywhere("attn[12].to_[qkv]", "attn[12].to_out.0")
 Named = Mapping[str, tuple[str, ...]]
-#: Named sets of layers, as patterns, with the names of Stable Diffusion's UNets.
+#: Named sets of layers, as patterns of whole names, those of Stable Diffusion's UNets.
 TARGETS: dict[str, tuple[str, ...]] = {
     "attention": _ATTENTION,
-    "attention+feedforward": (*_ATTENTION, "ff.net.0.proj", "ff.net.2"),
+    "attention+feedforward": (*_ATTENTION, *anywhere("ff.net.0.proj", "ff.net.2")),
     "linear": ("*",),
 }
 #: A text of patterns is at most so long.
@@ -45,19 +51,19 @@ def patterns(targets: str, named: Named = TARGETS) -> tuple[str, ...]:
 def target_modules(module: nn.Module, targets: str, named: Named = TARGETS) -> dict[str, nn.Linear]:
     """Return the Linear layers that `targets` selects.
 
-    A pattern is for the whole name of a layer, or for what follows a dot in it. `*` stands for any
-    characters, `?` for one, `[12]` for one of some, as in names of files.
+    A pattern is for the whole name of a layer, or for what follows a dot in it; those of a named set are for
+    whole names. `*` stands for any characters, `?` for one, `[12]` for one of some, as in names of files.
 
     Raises:
         AdapterError: no layer matches.
     """
     wanted = patterns(targets, named)
+    if targets not in named:
+        wanted = anywhere(*wanted)
     found = {
         name: child
         for name, child in module.named_modules()
-        if name
-        and isinstance(child, nn.Linear)
-        and any(fnmatchcase(name, each) or fnmatchcase(name, f"*.{each}") for each in wanted)
+        if name and isinstance(child, nn.Linear) and any(fnmatchcase(name, each) for each in wanted)
     }
     if not found:
         raise AdapterError(

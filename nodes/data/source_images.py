@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.sample
@@ -20,6 +21,7 @@ from ...domaingallery_core.errors import InputError
 from ...domaingallery_core.fingerprints import fingerprint
 from ..files.kept import keep_within_bounds
 from ..host.encoding import at_once, check_vae, decoded
+from ..host.families import Drawing, family_of
 from ..host.identity import is_told, model_identity
 from ..host.progress import Progress, duration, node_id
 from ..host.text import check_text_encoder
@@ -27,6 +29,10 @@ from ..inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_inpu
 from ..node import Node
 from ..sockets import CATEGORY, CategoryPrompts, Prompts, Source, SourceLatents
 
+#: Stands for a choice that the model makes.
+AUTOMATIC = "automatic"
+#: The smallest side of an image in latents.
+SMALLEST = 2
 #: How many images of each category are decoded to be looked at.
 SHOWN = 16
 LARGEST_BATCH = 16
@@ -39,8 +45,9 @@ class DomainGallerySourceImages(Node):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def side(name: str, tooltip: str) -> io.Input:
-            return io.Int.Input(name, default=512, min=16, max=16384, step=8, tooltip=tooltip)
+        def side(name: str) -> io.Input:
+            tooltip = f"{name.capitalize()} of the images in pixels. 0: what suits the model."
+            return io.Int.Input(name, default=0, min=0, max=16384, step=8, tooltip=tooltip)
 
         return io.Schema(
             node_id="DomainGallerySourceImages",
@@ -61,12 +68,12 @@ class DomainGallerySourceImages(Node):
                     tooltip="How many images to draw, of each category. The code of the paper draws 1000; "
                     "200 are much quicker, and often do.",
                 ),
-                side("width", "Width of the images in pixels."),
-                side("height", "Height of the images in pixels."),
-                steps_input(25, "Sampling steps for each image."),
-                cfg_input("Guidance scale. 7.5 is the paper's."),
-                sampler_input("dpmpp_2m", "The sampling method, as in KSampler."),
-                scheduler_input("karras", "How noise levels are spaced, as in KSampler."),
+                side("width"),
+                side("height"),
+                steps_input(0, "Sampling steps for each image. 0: what suits the model."),
+                cfg_input("Guidance scale. 0: what suits the model; 7.5 is the paper's.", default=0.0),
+                sampler_input(AUTOMATIC, "The sampling method, as in KSampler, or what suits the model."),
+                scheduler_input(AUTOMATIC, "How noise levels are spaced, or what suits the model."),
                 io.Int.Input(
                     "batch_size",
                     default=0,
@@ -97,11 +104,13 @@ class DomainGallerySourceImages(Node):
         cls, model, vae, prompts, count, width, height, steps, cfg, sampler_name, scheduler, batch_size, seed
     ) -> io.NodeOutput:
         check_vae(model, vae)
-        parts = prompts.categories
+        drawing = family_of(model).drawing
+        width, height = width or drawing.size, height or drawing.size
+        sampling = chosen(drawing, steps=steps, cfg=cfg, sampler_name=sampler_name, scheduler=scheduler)
+        steps, parts = sampling["steps"], prompts.categories
         progress = Progress(node_id(cls), len(parts) * count * steps)
         latents = empty_latents(model, count, width, height)
         fitting = fitting_batch(model, latents)
-        sampling = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
         base, sources, shown = model_identity(model), [], []
         for number, part in enumerate(parts):
             check_text_encoder(model, [part.source])
@@ -116,7 +125,21 @@ class DomainGallerySourceImages(Node):
             shown.append(pictures)
             sources.append(SourceLatents(latents=drawn, vae=vae, size=tuple(pictures.shape[1:3])))
         keep_within_bounds()
+        progress.say(
+            f"{count} images of {width} x {height}, {steps} steps of {sampling['sampler_name']} "
+            f"({sampling['scheduler']}) at cfg {sampling['cfg']:g}"
+        )
         return io.NodeOutput(sources, shown)
+
+
+def chosen(drawing: Drawing, *, steps: int, cfg: float, sampler_name: str, scheduler: str) -> dict[str, Any]:
+    """Return how to sample, with what suits the model in the place of what is left to it."""
+    return {
+        "steps": steps or drawing.steps,
+        "cfg": cfg or drawing.cfg,
+        "sampler_name": drawing.sampler if sampler_name == AUTOMATIC else sampler_name,
+        "scheduler": drawing.scheduler if scheduler == AUTOMATIC else scheduler,
+    }
 
 
 def fitting_batch(model: ModelPatcher, latents: Tensor) -> int:
@@ -152,9 +175,18 @@ def cache_of(
 
 
 def empty_latents(model, count: int, width: int, height: int) -> Tensor:
-    """Return zeros of the shape (N C H W) that a model draws images of this size from."""
+    """Return zeros of the shape (N C H W) that a model draws images of this size from.
+
+    Raises:
+        InputError: the images would be smaller than a latent.
+    """
     form = model.get_model_object("latent_format")
     ratio = form.spacial_downscale_ratio
+    if min(width, height) < SMALLEST * ratio:
+        raise InputError(
+            f"Expected images of at least {SMALLEST * ratio} pixels for this model, got {width} x {height}. "
+            "Enter a larger size, or 0 for what suits the model."
+        )
     latents = torch.zeros(count, form.latent_channels, height // ratio, width // ratio)
     return latents.unsqueeze(2) if form.latent_dimensions == 3 else latents
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...domaingallery_core.data.examples import Examples
 from ...domaingallery_core.errors import InputError, shown
 from ..sockets import SourceLatents
+from .latents import without_frames
 from .progress import check_interrupt
 
 #: At most so many images, and about so many pixels, go through a VAE at once.
@@ -90,7 +91,7 @@ def encode(vae: Any, images: Iterable[Tensor]) -> Examples:
                 f"Expected finite latents from the VAE, one of each of {len(chunk)} images, got "
                 f"{shown(mean)}. Use the VAE of the model, in float32 if there is NaN in it."
             )
-        latents.append(mean)
+        latents.append(without_frames(mean))
         deviations.append(deviation)
     known = [deviation for deviation in deviations if deviation is not None]
     return Examples(torch.cat(latents), torch.cat(known) if len(known) == len(latents) else None)
@@ -99,9 +100,12 @@ def encode(vae: Any, images: Iterable[Tensor]) -> Examples:
 def encode_chunk(vae: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return what a VAE encodes images to, a mean, and the deviation of its normal posterior if it has one.
 
-    The moments pass through the VAE's regularization, where a hook reads them. When the host encodes tiles
-    for want of memory there is no deviation.
+    A VAE of films takes a batch for the frames of one, so it gets images one by one. The moments of others
+    pass through their regularization, where a hook reads them. When the host encodes tiles for want of memory
+    there is no deviation.
     """
+    if getattr(vae, "latent_dim", 2) == 3 and not getattr(vae, "not_video", False):
+        return torch.cat([vae.encode(image) for image in images.split(1)]), None
     network = getattr(vae, "first_stage_model", None)
     regularization = getattr(network, "regularization", None)
     normal = isinstance(regularization, DiagonalGaussianRegularizer)

@@ -9,13 +9,14 @@ from comfy.model_patcher import ModelPatcher
 
 from ...domaingallery_core.errors import InputError
 from ..sockets import Conditioning
+from .families import family_of
 
 # Models that read numbers beside the text, but no pooled embedding of it.
 UNPOOLED = (comfy.model_base.SD21UNCLIP, comfy.model_base.SVD_img2vid)
 
 
 def check_text_encoder(model: ModelPatcher, conditionings: Iterable[Conditioning]) -> None:
-    """Check that conditionings have what a UNet reads, and its width; other networks do not tell.
+    """Check that conditionings have what a network reads, and its width, where it can be told.
 
     Raises:
         InputError: the text encoder of another model made one.
@@ -23,6 +24,7 @@ def check_text_encoder(model: ModelPatcher, conditionings: Iterable[Conditioning
     base = model.model
     config = getattr(getattr(base, "model_config", None), "unet_config", {})
     width = config.get("context_dim") if config.get("use_spatial_transformer") else None
+    width = width or family_of(model).text_width(base.diffusion_model)
     pooled = base.adm_channels and not isinstance(base, UNPOOLED)
     for context, extra in (entry for conditioning in conditionings for entry in conditioning):
         found = 0 if context is None else context.shape[-1]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
 from ...domaingallery_core.data.examples import Examples
 from ...domaingallery_core.data.parts import Part, Role, read_parts
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.model.denoiser import Conditions
 from ...domaingallery_core.run.plan import TrainingPlan
-from ..host.model import HostDenoiser, training_latents
+from ..host.latents import deviation_scale, training_latents
+from ..host.model import HostDenoiser
 from ..sockets import CategoryPrompts, DomainPrompts, LatentDataset, LatentPart
 
 Pair = tuple[CategoryPrompts, LatentPart]
@@ -153,13 +152,3 @@ def seen_by(model: ModelPatcher, examples: Examples | None) -> Examples | None:
         deviation = deviation.clone() * deviation_scale(model, latents.shape[1])
     masks = None if examples.masks is None else examples.masks.clone()
     return Examples(latents, deviation, masks, examples.variants)
-
-
-def deviation_scale(model: ModelPatcher, channels: int) -> Tensor:
-    """Return what a deviation of a latent is multiplied by in the model's eyes (1 C 1 1).
-
-    What the model sees is linear in each latent, with an offset in some families.
-    """
-    ends = [torch.full((1, channels, 1, 1), end, dtype=torch.float64) for end in (0.0, 1.0)]
-    zero, one = map(model.model.process_latent_in, ends)
-    return (one - zero).float()

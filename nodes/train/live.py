@@ -20,6 +20,7 @@ from ...domaingallery_core.pictures.grids import image_to_tensor, tensor_to_imag
 from ...domaingallery_core.run.checkpoints import Checkpoints
 from ...domaingallery_core.run.trainer import StepEvent, TrainingResult
 from ..host.encoding import pixels
+from ..host.latents import vae_latents, with_frames
 from ..host.progress import Progress, check_interrupt, duration
 
 log = logging.getLogger("domaingallery")
@@ -116,7 +117,7 @@ def quick_pictures(model: ModelPatcher, latents: Tensor) -> list[Image.Image]:
     if previewer is None:
         return []
     with torch.inference_mode(False), torch.no_grad():
-        rows = latents.to(model.load_device).split(1)
+        rows = with_frames(model, latents).to(model.load_device).split(1)
         return [previewer.decode_latent_to_preview(row) for row in rows]
 
 
@@ -149,7 +150,7 @@ def preview_image(model: ModelPatcher, vae: Any, result: TrainingResult) -> Tens
 def decoded(model: ModelPatcher, vae: Any, latents: Tensor) -> list[Image.Image]:
     """Return pictures of latents (B C H W) as a model draws them."""
     images = []
-    for rows in model.model.process_latent_out(latents).split(DECODED_AT_ONCE):
+    for rows in vae_latents(model, latents).split(DECODED_AT_ONCE):
         check_interrupt()
         images.append(pixels(vae, rows))
     return tensor_to_images(torch.cat(images))

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -26,7 +27,7 @@ from ...domaingallery_core.trainables.adapters import Adapter
 from ...domaingallery_core.trainables.kinds import KINDS, describe
 from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
-from ..host.families import family_of
+from ..host.families import Family, family_of
 from ..host.identity import WEIGHTS, model_identity
 from ..host.memory import gradient_checkpointing, precision
 from ..host.model import HostDenoiser, training
@@ -81,6 +82,7 @@ def run(
     pairs: dict[Role, list[Pair]] = {"domain": domain, "subject": with_prompts(*subject) if subject else []}
     options, family = options or UNWATCHED, family_of(model)
     live = Live(node, model, plan.optimizer.steps)
+    plan = suited(plan, family)
     warn_of_rate(plan, model.model.diffusion_model)
     live.progress.say("looking at the model")
     base = model_identity(model)
@@ -125,6 +127,19 @@ def run(
             live.stopped()
             raise
     return output
+
+
+def suited(plan: TrainingPlan, family: Family) -> TrainingPlan:
+    """Return a plan without what a family does not offer, and warn of that and of what suffers with it."""
+    if family.distilled:
+        log.warning(
+            "%s is made for few steps, which training blurs: pictures may need more of them.", family.name
+        )
+    if family.compares or not plan.method.uses("similarity"):
+        return plan
+    log.warning("The similarity term is switched off: this kind of model has no features to compare.")
+    weights = {**plan.method.weights, "similarity": 0.0}
+    return replace(plan, method=replace(plan.method, weights=weights))
 
 
 def warn_of_rate(plan: TrainingPlan, network: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import comfy.lora
@@ -23,16 +24,44 @@ Patches = dict[str, list[Callable[..., Any]]]
 Evaluate = Callable[[Patches], object]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """Say how a family draws best, where nobody says otherwise.
+
+    Attributes:
+        size: width and height of its images in pixels.
+        origin: where these numbers come from.
+    """
+
+    size: int = 512
+    steps: int = 25
+    cfg: float = 7.5
+    sampler: str = "dpmpp_2m"
+    scheduler: str = "karras"
+    origin: str
+
+
 class Family:
     """Know a family of models.
 
     Attributes:
         name: what it is called.
-        targets: named sets of layers that learn, as patterns; "attention" is what learns by default.
+        targets: named sets of layers that learn, as patterns of whole names; "attention" is what learns by
+            default.
+        drawing: how its source images are drawn by default.
+        guidance: what a network that reads a guidance scale is trained at; None for the host's own.
+        text: the name of the layer that reads the text encoder; "" where it cannot be told.
+        compares: whether it has features for Eq. 4.
+        distilled: whether it is made for few steps, which training undoes in part.
     """
 
     name: ClassVar[str] = "plain"
     targets: ClassVar[Mapping[str, tuple[str, ...]]] = TARGETS
+    drawing: ClassVar[Drawing] = Drawing(origin="the paper, but for the sampler")
+    guidance: ClassVar[float | None] = None
+    text: ClassVar[str] = ""
+    compares: ClassVar[bool] = False
+    distilled: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         FAMILIES[cls.name] = cls()
@@ -51,7 +80,7 @@ class Family:
             InputError: the family has none.
         """
         raise InputError(
-            f"Expected a UNet for the similarity term, got a {type(model.model).__name__}. "
+            f"Expected a model with features for the similarity term, got a {type(model.model).__name__}. "
             "Set the similarity weight to 0 in Training Options."
         )
 
@@ -62,6 +91,11 @@ class Family:
         """
         lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
         return [block for each in lists for block in each]
+
+    def text_width(self, network: nn.Module) -> int | None:
+        """Return the width of the prompts that a network reads; None where it cannot be told."""
+        layer = dict(network.named_modules()).get(self.text) if self.text else None
+        return layer.in_features if isinstance(layer, nn.Linear) else None
 
     def kohya_names(self, base: BaseModel) -> dict[str, str]:
         """Return module -> name in kohya's format for every weight, as other programs spell it."""

@@ -1,4 +1,7 @@
-"""The UNets of Stable Diffusion: SD1.x and SD2.x, and those that read a size besides, as SDXL does."""
+"""The UNets of Stable Diffusion: SD1.x and SD2.x, and those that read a size besides, as SDXL does.
+
+Their features are those of the paper; prompts of another width are told by the host's own configuration.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,18 @@ from typing import Any, NoReturn
 
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
-from comfy.model_base import BaseModel
+from comfy.model_base import BaseModel, ModelType
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from .base import Evaluate, Family, Patches
+from .base import Drawing, Evaluate, Family, Patches
 
 
 class UNet(Family):
     """A UNet of the host; kohya's names are those of the original code."""
 
-    name = "unet"
+    name, compares = "unet", True
+    drawing = Drawing(size=1024, cfg=7.0, origin="SDXL's own size, and the guidance of its makers' examples")
 
     def recognises(self, base: BaseModel) -> bool:
         return isinstance(base.diffusion_model, UNetModel)
@@ -44,12 +48,23 @@ class StableDiffusion(UNet):
     """SD1.x and SD2.x, whose files in kohya's format have the names of diffusers."""
 
     name = "stable diffusion"
+    drawing = Drawing(origin="the paper, with a sampler that needs half its steps")
 
     def recognises(self, base: BaseModel) -> bool:
         return super().recognises(base) and base.adm_channels == 0
 
     def kohya_names(self, base: BaseModel) -> dict[str, str]:
         return self._spelled(base, original=False)
+
+
+class StableDiffusionV(StableDiffusion):
+    """SD2.x for 768 pixels, which predicts v."""
+
+    name = "stable diffusion v"
+    drawing = Drawing(size=768, origin="the size that it was made for; else as Stable Diffusion")
+
+    def recognises(self, base: BaseModel) -> bool:
+        return super().recognises(base) and base.model_type == ModelType.V_PREDICTION
 
 
 class _DownPathDone(Exception):

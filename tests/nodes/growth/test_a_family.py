@@ -83,7 +83,8 @@ def tokens(nodes):
         """Eq. 4 compares what each block gives for the pixels and the words."""
 
         name = "tokens"
-        targets: ClassVar = {"attention": ("qkv", "proj")}
+        targets: ClassVar = {"attention": ("*.qkv", "*.proj")}
+        compares = True
 
         def recognises(self, base):
             return isinstance(base.diffusion_model, Transformer)
