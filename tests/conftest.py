@@ -33,9 +33,10 @@ def host_path() -> Path:
 
 @pytest.fixture(scope="session")
 def host(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
-    """Run the real host with the pack and one test node in it, on the CPU; `host.client` talks to it."""
+    """Run the real host with the pack and some test nodes in it, on the CPU; `host.client` talks to it."""
     base = tmp_path_factory.mktemp("host")
     (base / "custom_nodes").mkdir()
-    shutil.copy(Path(__file__).with_name("wait_node.py"), base / "custom_nodes")
+    for name in ("wait_node.py", "family_nodes.py"):
+        shutil.copy(Path(__file__).with_name(name), base / "custom_nodes")
     with HostProcess(host_path, base_directory=base, cpu=True) as process:
         yield process
