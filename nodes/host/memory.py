@@ -11,6 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch.utils.checkpoint import checkpoint
 
+from .casting import cast_anew
 from .families import family_of
 
 #: Networks with at least so many weights are trained with gradient checkpointing unless told otherwise.
@@ -65,6 +66,7 @@ def precision(model: ModelPatcher, wanted: str) -> Iterator[torch.dtype]:
             for module in base.diffusion_model.modules():
                 if getattr(module, "comfy_cast_weights", None) is False:
                     stack.enter_context(attribute(module, "comfy_cast_weights", True))
+        stack.enter_context(cast_anew(base.diffusion_model, dtype))
         yield dtype
 
 

@@ -1,0 +1,69 @@
+"""Weights that are cast for a call are cast again for the backward pass; autograd keeps no copy of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.ops
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cast:
+    """Stand for a tensor that autograd keeps: the weight of a layer as a call had it, or a view of that."""
+
+    layer: nn.Module
+    dtype: torch.dtype
+    device: torch.device
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+@contextmanager
+def cast_anew(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Return a context in which what is kept of a network's weights for a backward pass is the weights alone.
+
+    The host casts the weights of a layer for each call, and autograd would keep each copy: a base in float16
+    that computes in float32 would be kept once more, twice as large, for each time that it is evaluated.
+
+    Args:
+        dtype: what the network computes in; where all weights are in it nothing is done.
+    """
+    if all(weight.dtype == dtype for weight in network.parameters()):
+        yield
+        return
+    cast, layers = comfy.ops.cast_bias_weight, WeakTensorKeyDictionary()
+
+    def noted(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        found = cast(layer, *args, **kwargs)
+        if torch.is_grad_enabled() and type(found[0]) is Tensor:
+            layers[found[0]] = layer
+        return found
+
+    def pack(tensor: Tensor) -> Tensor | _Cast:
+        whole = tensor if tensor._base is None else tensor._base
+        layer = layers.get(whole)
+        if layer is None or tensor.requires_grad:
+            return tensor
+        shape = tensor.size(), tensor.stride(), tensor.storage_offset()
+        return _Cast(layer, whole.dtype, whole.device, *shape)
+
+    def unpack(kept: Tensor | _Cast) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        with torch.no_grad():
+            weight = cast(kept.layer, dtype=kept.dtype, device=kept.device, bias_dtype=kept.dtype)[0]
+        return weight.as_strided(kept.size, kept.stride, kept.offset)
+
+    comfy.ops.cast_bias_weight = noted
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield
+    finally:
+        comfy.ops.cast_bias_weight = cast
