@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=32, help="side of the latents")
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the base's weights")
     parser.add_argument("--measure", choices=("activations", "training"), help=argparse.SUPPRESS)
     parser.add_argument("--checkpointing", choices=("on", "off"), default="off", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -101,7 +102,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
     modules = {name.removeprefix(f"{pack.__name__}."): module for name, module in sys.modules.items()}
     found: dict[str, float] = {}
-    model = random_model(arguments.width)
+    model = random_model(arguments.width, arguments.dtype and getattr(torch, arguments.dtype))
     found |= {"weights": float(sum(p.nbytes for p in model.model.diffusion_model.parameters()))}
     training = modules["nodes.train.training"]
     sockets = modules["nodes.sockets"]
@@ -163,6 +164,7 @@ def activations(
     with (
         torch.inference_mode(),
         host.training(model) as device,
+        saving.precision(model, plan.precision),
         saving.gradient_checkpointing(model, checkpointing),
     ):
         data, denoiser = modules["nodes.train.data"], host.HostDenoiser(model)

@@ -15,8 +15,12 @@ UNET: dict[str, Any] = {
 }  # fmt: skip
 
 
-def random_model(width: int) -> Any:
-    """Return a MODEL, in float16 where there is a GPU; 320 is the width of Stable Diffusion 1.5."""
+def random_model(width: int, dtype: torch.dtype | None = None) -> Any:
+    """Return a MODEL, in float16 where there is a GPU; 320 is the width of Stable Diffusion 1.5.
+
+    Args:
+        dtype: of the weights, in place of that; where the device does not compute in it, they are cast.
+    """
     import comfy.model_base
     import comfy.model_management
     import comfy.model_patcher
@@ -25,7 +29,9 @@ def random_model(width: int) -> Any:
     device = comfy.model_management.get_torch_device()
     with torch.inference_mode():  # as a loader makes it
         config = comfy.supported_models.SD15({**UNET, "model_channels": width})
-        config.set_inference_dtype(torch.float16 if device.type == "cuda" else torch.float32, None)
+        stored = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+        cast = torch.float32 if device.type == "cpu" and stored != torch.float32 else None
+        config.set_inference_dtype(stored, cast)
         model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.EPS, device=torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
         for weight in model.diffusion_model.parameters():
