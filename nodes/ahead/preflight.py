@@ -113,6 +113,13 @@ def _check_erased(foresight: Foresight, node: GraphNode, options: TrainingOption
                 f"Expected a {expected} to go on with, got a {got}. "
                 f"Choose {before.kind!r} in Training Options."
             )
+        if now.kind in ("lora", "dora"):  # which go on at a higher rank, and at any scale
+            if now.rank < before.rank:
+                raise InputError(
+                    f"Expected a rank of at least {before.rank}, that of the LoRA of the first stage, got "
+                    f"{now.rank}. Raise the rank in Training Options, or connect none to this node."
+                )
+            return
         # The shapes of a LoKr do not always tell its rank.
         same = (before.rank, before.alpha) == (now.rank, now.alpha)
         if now.kind != "lokr" and not same:

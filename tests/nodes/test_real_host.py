@@ -135,11 +135,11 @@ BAD = [
     ("erase", {"steps": 0}, "validation", "smaller than min"),
     ("erase", {"learning_rate": -1.0}, "validation", "smaller than min"),
     ("erase", {"learning_rate": 0.0}, "execution", "learning_rate to be a finite number, more than 0"),
-    ("train", {"options": ["wide", 0]}, "execution", "with rank 4 and alpha 4, got one of rank 2"),
+    ("train", {"options": ["narrow", 0]}, "execution", "rank of at least 2, that of the LoRA of the first"),
     ("train", {"learning_rate": 1.0, "steps": 10**9}, "validation", "bigger than max"),
     ("save", {"name": "../sketch"}, "execution", "inside the folder output/loras, got '../sketch'"),
     ("save", {"name": "/tmp/sketch"}, "execution", "inside the folder output/loras"),
-    ("save", {"key_format": "diffusers"}, "validation", "not in list"),
+    ("save", {"key_format": "onnx"}, "validation", "not in list"),
     ("draw", {"mode": "V"}, "validation", "not in list"),
     ("draw", {"enhancement": 100.0}, "validation", "bigger than max"),
 ]
@@ -150,8 +150,8 @@ def test_bad_input_is_an_error_on_its_node(host, name, inputs, stage, message):
     """The message says what to do, no file is left, and the host goes on."""
     before = files(host)
     prompt = graph()
-    prompt["wide"] = copy.deepcopy(prompt["options"])
-    prompt["wide"]["inputs"] |= {"rank": 4, "alpha": 4.0}
+    prompt["narrow"] = copy.deepcopy(prompt["options"])
+    prompt["narrow"]["inputs"] |= {"rank": 1, "alpha": 1.0}
     prompt["other"] = copy.deepcopy(prompt["options"])
     prompt["other"]["inputs"] |= {"adapter": "loha"}
     if name == "draw":  # the host runs the outputs that are not affected

@@ -1,0 +1,51 @@
+"""Load LoRA File: from a file that any program wrote to a LORA_MODEL, to begin a training with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from ...domaingallery_core.files.writing import read_tensors
+from ..node import Node
+from ..sockets import CATEGORY
+
+
+class DomainGalleryLoadLora(Node):
+    """Read a LoRA from a file, as it is."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DomainGalleryLoadLora",
+            display_name="Load LoRA File",
+            category=CATEGORY,
+            description="Reads a LoRA file for a training to begin with: of this pack, or under the names of "
+            "ComfyUI, kohya, diffusers, peft, OneTrainer or ai-toolkit.",
+            search_aliases=["import lora", "resume lora", "continue lora", "lora model", "safetensors"],
+            inputs=[
+                io.Combo.Input(
+                    "lora_name",
+                    options=folder_paths.get_filename_list("loras"),
+                    tooltip="A safetensors file in a folder of LoRAs, or in output/loras.",
+                )
+            ],
+            outputs=[
+                io.LoraModel.Output(
+                    display_name="lora",
+                    tooltip="For erased of a training, or for the host's Load LoRA Model.",
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str) -> tuple[int, int]:
+        """Return what changes when the file does."""
+        facts = Path(folder_paths.get_full_path_or_raise("loras", lora_name)).stat()
+        return facts.st_mtime_ns, facts.st_size
+
+    @classmethod
+    def execute(cls, lora_name: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("loras", lora_name)
+        return io.NodeOutput(read_tensors(Path(path))[0])
