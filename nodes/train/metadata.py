@@ -87,22 +87,25 @@ def of_model(model: ModelPatcher) -> dict[str, str]:
     return found
 
 
-def of_data(model: ModelPatcher, pairs: Sequence[Pair]) -> dict[str, str]:
-    """Return what there is to say of the images of a domain and a subject: numbers, size, words."""
+def of_data(model: ModelPatcher, pairs: Sequence[Pair], plan: TrainingPlan) -> dict[str, str]:
+    """Return what there is to say of the images that a plan reads: numbers, size, and words with how many."""
     scale = model.get_model_object("latent_format").spacial_downscale_ratio
     height, width = (side * scale for side in pairs[0][1].source.latents.shape[-2:])
     words: dict[str, dict[str, int]] = {}
-    learned = 0
+    learned = kept = 0
     for prompts, part in pairs:
-        own = part.target if part.target is not None else part.source
-        learned += len(part.target) if part.target is not None else 0
+        target, source = (
+            len(images) if images is not None and plan.method.reads(kind) else 0
+            for kind, images in (("target", part.target), ("source", part.source))
+        )
+        learned, kept = learned + target, kept + source
         counts = words.setdefault(f"{prompts.identifier} {prompts.category}", {})
-        counts[prompts.target_text] = counts.get(prompts.target_text, 0) + len(own)
+        counts[prompts.target_text] = counts.get(prompts.target_text, 0) + (target or source)
     return {
         "modelspec.resolution": f"{width}x{height}",
         "ss_resolution": f"({width}, {height})",
         "ss_num_train_images": str(learned),
-        "ss_num_reg_images": str(sum(len(part.source) for _, part in pairs)),
+        "ss_num_reg_images": str(kept),
         "ss_tag_frequency": json.dumps(words),
     }
 

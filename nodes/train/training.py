@@ -117,7 +117,7 @@ def run(
                 tensors = Comfyui().to_file(adapter.exported(result.state_dict))
             columns = preview_columns(model, dataset.vae, result)
             said = metadata(prompts, plan, identity, result.steps, subject and subject[0])
-            said |= of_model(model) | of_data(model, [*domain, *pairs["subject"]])
+            said |= of_model(model) | of_data(model, [*domain, *pairs["subject"]], plan)
             small = attempt("a small picture for the file", lambda: thumbnail(columns))
             lora = TrainedLora(
                 tensors,

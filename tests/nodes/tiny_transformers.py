@@ -35,7 +35,8 @@ def tiny_transformer(config: str, network: dict[str, Any], seed: int = 0) -> Any
         settings.set_inference_dtype(torch.float32, None)
         model = settings.get_model({}, device=torch.device("cpu"))
         generator = torch.Generator().manual_seed(seed)
-        for name, weight in model.diffusion_model.named_parameters():
+        network = model.diffusion_model
+        for name, weight in (*network.named_parameters(), *network.named_buffers()):
             scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
             centre = (
                 1.0 if name.endswith(("norm.scale", "norm.weight", "ln_q.weight", "ln_k.weight")) else 0.0

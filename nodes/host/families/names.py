@@ -79,7 +79,10 @@ def _of_diffusers(base: BaseModel, places: Mapping[str, Place], sizes: Mapping[s
         isinstance(base, comfy.model_base.Lumina2) and not z_image
     ):
         return {}
-    return {name: place for name, place in places.items() if name.startswith(TRANSFORMER)}
+    found = {name: place for name, place in places.items() if name.startswith(TRANSFORMER)}
+    if isinstance(base, comfy.model_base.Flux2):  # which the host's list takes for Flux here
+        return {name.replace("time_text_embed", "time_guidance_embed"): to for name, to in found.items()}
+    return found
 
 
 def _written(names: Mapping[str, Place], choice: int) -> dict[str, tuple[str, ...]]:
