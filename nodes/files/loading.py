@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ...domaingallery_core.errors import FileError, shown
 from ...domaingallery_core.files.writing import read_tensors
 from ..node import Node
 from ..sockets import CATEGORY
@@ -42,10 +43,21 @@ class DomainGalleryLoadLora(Node):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str) -> tuple[int, int]:
         """Return what changes when the file does."""
-        facts = Path(folder_paths.get_full_path_or_raise("loras", lora_name)).stat()
+        facts = path_of(lora_name).stat()
         return facts.st_mtime_ns, facts.st_size
 
     @classmethod
     def execute(cls, lora_name: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("loras", lora_name)
-        return io.NodeOutput(read_tensors(Path(path))[0])
+        return io.NodeOutput(read_tensors(path_of(lora_name))[0])
+
+
+def path_of(name: str) -> Path:
+    """Return the path of a file in the folders of LoRAs.
+
+    Raises:
+        FileError: it is there no more.
+    """
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise FileError(f"Expected a file {shown(name)} in the folders of LoRAs, got none. Choose another.")
+    return Path(path)

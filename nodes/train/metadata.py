@@ -16,6 +16,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
+from ...domaingallery_core.data.parts import Role
 from ...domaingallery_core.fingerprints import fingerprint
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.trainables.kinds import KINDS
@@ -81,21 +82,21 @@ def of_model(model: ModelPatcher) -> dict[str, str]:
     kind = process_of(model).kind
     if kind != "flow":  # for which the standard has no word
         found["modelspec.prediction_type"] = kind
-    loader = model.cached_patcher_init
+    loader = getattr(model, "cached_patcher_init", None)  # which a loader of another pack may not set
     if loader is not None and loader[1] and isinstance(loader[1][0], str):
         found["ss_sd_model_name"] = Path(loader[1][0]).name
     return found
 
 
-def of_data(model: ModelPatcher, pairs: Sequence[Pair], plan: TrainingPlan) -> dict[str, str]:
+def of_data(model: ModelPatcher, pairs: Mapping[Role, Sequence[Pair]], plan: TrainingPlan) -> dict[str, str]:
     """Return what there is to say of the images that a plan reads: numbers, size, and words with how many."""
     scale = model.get_model_object("latent_format").spacial_downscale_ratio
-    height, width = (side * scale for side in pairs[0][1].source.latents.shape[-2:])
+    height, width = (side * scale for side in pairs["domain"][0][1].source.latents.shape[-2:])
     words: dict[str, dict[str, int]] = {}
     learned = kept = 0
-    for prompts, part in pairs:
+    for role, prompts, part in [(role, *pair) for role, some in pairs.items() for pair in some]:
         target, source = (
-            len(images) if images is not None and plan.method.reads(kind) else 0
+            len(images) if images is not None and plan.method.reads(kind, role) else 0
             for kind, images in (("target", part.target), ("source", part.source))
         )
         learned, kept = learned + target, kept + source

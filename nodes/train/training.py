@@ -85,6 +85,7 @@ def run(
     check_parts(domain, plan)
     pairs: dict[Role, list[Pair]] = {"domain": domain, "subject": with_prompts(*subject) if subject else []}
     options, family = options or UNWATCHED, family_of(model)
+    names, loads = family.names(model.model), key_map(model.model)
     live = Live(node, model, plan.optimizer.steps)
     warn_of_rate(plan, model.model.diffusion_model)
     live.progress.say("looking at the model")
@@ -117,14 +118,10 @@ def run(
                 tensors = Comfyui().to_file(adapter.exported(result.state_dict))
             columns = preview_columns(model, dataset.vae, result)
             said = metadata(prompts, plan, identity, result.steps, subject and subject[0])
-            said |= of_model(model) | of_data(model, [*domain, *pairs["subject"]], plan)
+            said |= of_model(model) | of_data(model, pairs, plan)
             small = attempt("a small picture for the file", lambda: thumbnail(columns))
             lora = TrainedLora(
-                tensors,
-                metadata=said | (small or {}),
-                names=family.names(model.model),
-                loads=key_map(model.model),
-                state=result.state_dict,
+                tensors, metadata=said | (small or {}), names=names, loads=loads, state=result.state_dict
             )
             pictures = plot_image(result), preview_image(columns)
             live.progress.say(summary(result))

@@ -108,15 +108,17 @@ def test_the_stage_that_goes_on_with_a_file_ends_as_with_the_lora_itself(nodes, 
 def test_a_file_is_read_by_its_node(nodes, errors, model, lora, output, monkeypatch):
     path = save(nodes, lora)[0]
     node, paths = nodes("nodes.files.loading").DomainGalleryLoadLora, host_module("folder_paths")
-    monkeypatch.setattr(paths, "get_full_path_or_raise", lambda folder, name: f"{path}{name}")
+    monkeypatch.setattr(paths, "get_full_path", lambda folder, name: path if name == "it" else None)
 
-    assert same(node.execute("")[0], load_file(path))
-    before = node.fingerprint_inputs("")
+    assert same(node.execute(lora_name="it")[0], load_file(path))
+    before = node.fingerprint_inputs("it")
     with open(path, "ab") as file:
         file.write(b"x")
-    assert node.fingerprint_inputs("") != before
+    assert node.fingerprint_inputs("it") != before
     with pytest.raises(errors.FileError, match="Expected a LoRA in safetensors format"):
-        node.execute("")
+        node.execute(lora_name="it")
+    with pytest.raises(errors.FileError, match="file 'gone' in the folders of LoRAs, got none"):
+        node.execute(lora_name="gone")
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_resolution_is_that_of_the_images(nodes, model):
     dataset = tiny_dataset(
         nodes, source=examples(torch.zeros(4, 4, 16, 8)), target=examples(torch.ones(3, 4, 16, 8))
     )
-    pairs = nodes("nodes.train.data").with_prompts(tiny_prompts(nodes), dataset)
+    pairs = {"domain": nodes("nodes.train.data").with_prompts(tiny_prompts(nodes), dataset)}
 
     plan = nodes("nodes.sockets").TrainingOptions().plan("domaingallery", 10, 1e-4, 0)
     found = nodes("nodes.train.metadata").of_data(model, pairs, plan)
