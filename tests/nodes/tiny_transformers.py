@@ -24,16 +24,21 @@ SD3 = {
 }  # fmt: skip
 
 
+def transformer(config: str, network: dict[str, Any], device: str = "cpu") -> Any:
+    """Return the host's BaseModel for a class in its `supported_models`."""
+    settings = getattr(importlib.import_module("comfy.supported_models"), config)(dict(network))
+    settings.set_inference_dtype(torch.float32, None)
+    with torch.device(device):
+        return settings.get_model({}, device=torch.device(device))
+
+
 def tiny_transformer(config: str, network: dict[str, Any], seed: int = 0) -> Any:
     """Return a MODEL of a class in the host's `supported_models`, with random weights."""
-    models, patcher, memory = (
-        importlib.import_module(f"comfy.{name}")
-        for name in ("supported_models", "model_patcher", "model_management")
+    patcher, memory = (
+        importlib.import_module(f"comfy.{name}") for name in ("model_patcher", "model_management")
     )
     with torch.inference_mode():
-        settings = getattr(models, config)(dict(network))
-        settings.set_inference_dtype(torch.float32, None)
-        model = settings.get_model({}, device=torch.device("cpu"))
+        model = transformer(config, network)
         generator = torch.Generator().manual_seed(seed)
         network = model.diffusion_model
         for name, weight in (*network.named_parameters(), *network.named_buffers()):

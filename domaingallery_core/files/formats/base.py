@@ -41,12 +41,14 @@ class Format:
         prefix: how names in a file begin, one of several where there are several.
         help: a sentence for the node that saves.
         as_trained: whether it holds a layer as it was trained, and not as ComfyUI's loaders read it.
+        kinds: of adapters that it has names for; None for all.
     """
 
     name: ClassVar[str]
     prefix: ClassVar[str | tuple[str, ...]]
     help: ClassVar[str]
     as_trained: ClassVar[bool] = False
+    kinds: ClassVar[tuple[str, ...] | None] = None
 
     def __init_subclass__(cls) -> None:
         FORMATS[cls.name] = cls
@@ -62,6 +64,16 @@ class Format:
             FileError: one has none, or the format has no such kind.
         """
         raise NotImplementedError
+
+    @classmethod
+    def check_kind(cls, kind: str) -> None:
+        """Raise FileError where the format has no names for a kind of adapter."""
+        if cls.kinds is not None and kind not in cls.kinds:
+            known = " or a ".join(KINDS[name].title for name in cls.kinds)
+            raise FileError(
+                f"Expected a {known} for the {cls.name} format, got a {KINDS[kind].title}, which it has no "
+                "names for. Save in the kohya or the comfyui format."
+            )
 
     def place(self, layer: str) -> Place | None:
         """Return where a layer of a file is in the model; None if it is not there."""

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ...errors import FileError, shown
-from ...trainables.kinds import KINDS, describe, number
-from ...trainables.kinds.dora import MAGNITUDE, SCALE
-from ...trainables.kinds.lora import A, B
+from ...trainables.kinds import describe, number
+from ...trainables.kinds.dora import MAGNITUDE, SCALE, Dora
+from ...trainables.kinds.lora import A, B, Lora
 from ..layers import Parts, Place, cut
 from .base import Format, layers_of
 
@@ -28,29 +28,25 @@ class Diffusers(Format):
     name, prefix = "diffusers", ("unet.", "transformer.", "base_model.model.")
     help = "names of diffusers and peft; of a UNet, ComfyUI itself does not read them"
     as_trained = True
+    kinds = (Lora.name, Dora.name)
 
     def to_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self.check_kind(describe(tensors)[0])
         found: dict[str, Tensor] = {}
         for module, parts in layers_of(tensors).items():
-            layers, parts = self._layers(module), self._unscaled(tensors, parts)
+            layers, parts = self._layers(module), self._unscaled(parts)
             for layer, place in layers.items():
                 piece = cut(parts, place.rows)
                 found |= {f"{layer}.{PARTS[part]}": tensor for part, tensor in piece.items()}
         return found
 
-    def _unscaled(self, tensors: Mapping[str, Tensor], parts: Parts) -> Parts:
+    def _unscaled(self, parts: Parts) -> Parts:
         """Return the parts of a layer with its scale in B, and without an alpha."""
         given = {part: tensor for part, tensor in parts.items() if part != "alpha"}
         if SCALE in given:
             raise FileError(
                 "Expected the magnitudes of a DoRA as they were trained, got those that ComfyUI's loaders "
                 "read. Connect the lora output of a training node, or save in the kohya format."
-            )
-        if given.keys() - PARTS.keys() or not {A, B} <= given.keys():
-            title = KINDS[describe(tensors)[0]].title
-            raise FileError(
-                f"Expected a LoRA or a DoRA for the diffusers format, got a {title}, which it has no names "
-                "for. Save in the kohya or the comfyui format."
             )
         if "alpha" in parts and (scale := number(parts["alpha"]) / len(given[A])) != 1:
             given[B] = given[B] * scale

@@ -25,6 +25,11 @@ def other_options(prompt):
     prompt["train"]["inputs"]["options"] = ["other", 0]
 
 
+def no_names_for_it(prompt):
+    prompt["options"]["inputs"]["adapter"] = "loha"
+    prompt["save"]["inputs"]["key_format"] = "diffusers"
+
+
 def named_run(prompt):
     prompt["run"] = run_options(run_name="../elsewhere")
     prompt["train"]["inputs"]["run_options"] = ["run", 0]
@@ -48,6 +53,7 @@ WRONG = [
     (change("save", name="../sketch"), "name inside the folder output/loras, got '../sketch'"),
     (change("source", width=256, height=256), "(number 1) of about 256 x 256 pixels"),
     (other_options, "rank of at least 2, that of the LoRA of the first stage, got 1"),
+    (no_names_for_it, "LoRA or a DoRA for the diffusers format, got a LoHa, which it has no names for. Save"),
     (named_run, "inside the folder output/domaingallery/checkpoints, got '../elsewhere'"),
     (two_categories, "a dataset of the categories face, house, got one without categories"),
     (same_words, "other words than those of the first Domain Prompts, got 'a sks face' twice"),

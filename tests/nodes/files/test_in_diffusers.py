@@ -15,7 +15,7 @@ from einops import rearrange
 
 from tests.nodes.files.test_saving import save, trained
 from tests.nodes.tiny import SIZE, TOKENS, UNET, WIDTH, host_module, tiny_model
-from tests.nodes.tiny_transformers import AXES, FLUX, HEADS, POOLED, TEXT, tiny_flux, tiny_sd3
+from tests.nodes.tiny_transformers import AXES, FLUX, HEADS, POOLED, TEXT, tiny_flux, tiny_sd3, transformer
 from tests.nodes.tiny_transformers import SD3 as SD3_NETWORK
 from tests.nodes.tiny_transformers import WIDTH as FLUX_WIDTH
 
@@ -154,7 +154,7 @@ class SD3(Flux):
         SD3LoraLoaderMixin.load_lora_into_transformer(SD3LoraLoaderMixin.lora_state_dict(path), model)
 
 
-# What diffusers reads of kohya's files for Flux has the true width of `linear1` written into it.
+# What diffusers reads of kohya's files for Flux has the true width of `linear1` written into it; see below.
 DOUBLE = "double_blocks.*, single_blocks.*.linear2"
 CASES = [
     (StableDiffusion, "kohya", "lora", "linear"),
@@ -189,3 +189,31 @@ def test_a_file_gives_the_hosts_output(comfy, nodes, output, family, key_format,
 
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert float((expected - plain).abs().max()) > 0.05
+
+
+def test_what_diffusers_makes_of_kohyas_names_for_flux_is_what_is_written_under_its_own(comfy, nodes):
+    """At the true width, for every fused layer, without a model of that size."""
+    base = transformer("Flux", FLUX | {"hidden_size": 3072, "num_heads": 96}, "meta")
+    names, formats = (
+        nodes("nodes.host.families").FAMILIES["plain"].names(base),
+        "domaingallery_core.files.formats",
+    )
+    layers = ["double_blocks.0.img_attn.qkv", "double_blocks.1.txt_attn.qkv", "single_blocks.1.linear1"]
+    lora = {}
+    for seed, name in enumerate(layers):
+        outputs = names.places[names.kohya[name]].outputs
+        lora[f"{name}.lora_A.weight"] = noise(2, 3072, seed=seed)
+        lora[f"{name}.lora_B.weight"] = noise(outputs, 2, seed=seed + 5)
+        lora[f"{name}.alpha"] = torch.tensor(3.0)
+
+    kohya = nodes(f"{formats}.kohya").Kohya(names).to_file(lora)
+    found = FluxLoraLoaderMixin.lora_state_dict(kohya)
+    expected = nodes(f"{formats}.diffusers").Diffusers(names).to_file(lora)
+
+    assert found.keys() == expected.keys() and len(found) == 2 * (3 + 3 + 4)
+    for layer in {name.partition(".lora_")[0] for name in found}:
+        one, other = (
+            each[f"{layer}.lora_B.weight"] @ each[f"{layer}.lora_A.weight"][:, :9]
+            for each in (found, expected)
+        )
+        torch.testing.assert_close(one, other)
