@@ -108,15 +108,17 @@ def _check(module: str, outputs: int, pieces: Sequence[tuple[Place, Parts]]) -> 
             f"Expected a LoRA for the layer {shown(module)}, which is {len(pieces)} layers in this file, got "
             f"{', '.join(names)}. Use a LoRA, or a file in the kohya format."
         )
-    covered = sum(count for place, _ in pieces for _, count in place.rows or ((0, outputs),))
+    counts = [sum(count for _, count in place.rows) or outputs for place, _ in pieces]
+    inputs = pieces[0][1][A].shape[-1:]
     fits = all(
         parts[A].ndim == parts[B].ndim == 2
         and parts[A].numel() > 0
-        and parts[B].shape == (sum(c for _, c in place.rows) or outputs, len(parts[A]))
-        and parts[A].shape[1] == pieces[0][1][A].shape[1]
-        for place, parts in pieces
+        and parts[A].shape[1:] == inputs
+        and parts[B].shape == (count, len(parts[A]))
+        and all(parts[name].shape[:1] == (count,) for name in (MAGNITUDE, SCALE) if name in parts)
+        for count, (_, parts) in zip(counts, pieces, strict=True)
     )
-    if not fits or (covered != outputs and next(iter(kinds)) != {A, B}):
+    if not fits or (sum(counts) != outputs and next(iter(kinds)) != {A, B}):
         raise FileError(
             f"Expected LoRAs that make up the {outputs} outputs of the layer {shown(module)}, got some of "
             "other shapes. Use a LoRA made for this model."

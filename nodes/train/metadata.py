@@ -69,6 +69,7 @@ def metadata(
             {
                 "identifier": first.identifier,
                 "category": first.category,
+                "categories": prompts.words,
                 "target": first.target_text,
                 "source": first.source_text,
             }

@@ -170,6 +170,18 @@ def test_a_layer_that_diffusers_does_not_have_is_refused_by_name(names):
             },
             "make up the 22 outputs",
         ),
+        (
+            {
+                f"{layer}.{part}": torch.ones(*shape)
+                for layer, (_, count) in ROWS.items()
+                for part, shape in (
+                    ("lora_A.weight", (2, 7)),
+                    ("lora_B.weight", (count, 2)),
+                    ("magnitude", (9,)),
+                )
+            },
+            "make up the 22 outputs",
+        ),
     ],
 )
 def test_pieces_that_cannot_be_joined_are_refused(wrong, message):
