@@ -263,7 +263,7 @@ def demo_loras(comfy, nodes, tmp_path_factory):
         )[0]
     files = {}
     for name, lora in (("erased", erased), ("domain", domain), ("subject", subject)):
-        state = nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(lora)
+        state, _ = nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(lora)
         for key_format in ("comfyui", "kohya"):
             files[name, key_format] = nodes("domaingallery_core.files.lora").save_lora(
                 folder / f"{name}_{key_format}.safetensors",

@@ -90,7 +90,7 @@ def test_a_lora_acts_through_the_host_as_it_did_in_training(nodes, model):
         plain = denoiser(x.clone(), sigma, condition)
         config = nodes("domaingallery_core.trainables.adapter_settings").AdapterSettings()
         with core.Adapter.inject(model.model.diffusion_model, config, torch.Generator()) as adapter:
-            adapter.load(nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(lora))
+            adapter.load(nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(lora)[0])
             expected = denoiser(x.clone(), sigma, condition).detach()
 
     with torch.inference_mode():
