@@ -347,7 +347,10 @@ def lora_in(path: Path) -> tuple[dict, bytes]:
     """Return what is in a file: header and tensors, but not the picture, which is of what was looked at."""
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
-    header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    try:
+        header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    except ValueError:  # no LoRA at all
+        return {}, content
     for name in ("modelspec.thumbnail", "domaingallery.sha256"):
         header["__metadata__"].pop(name, None)
     return header, data
