@@ -202,3 +202,35 @@ def test_names_of_every_program_lead_to_the_layers(nodes, any_model):
 
     for name, (module, rows) in spelled[family].items():
         assert names.places[name].module.endswith(module) and names.places[name].rows == rows
+
+
+@pytest.mark.parametrize("program", ["OneTrainer", "ai-toolkit"])
+def test_layers_that_others_train_apart_are_begun_with_as_the_host_loads_them(comfy, nodes, said, program):
+    """Query, key and value have matrices of their own; the rank of the joined layer is the sum of theirs."""
+    model, generator, file = tiny_flux(), torch.Generator().manual_seed(0), {}
+    training, sockets = nodes("nodes.train.training"), nodes("nodes.sockets")
+    for block, letter in ((block, letter) for block in range(2) for letter in "qkv"):
+        name, a, b = f"transformer.transformer_blocks.{block}.attn.to_{letter}", "lora_A", "lora_B"
+        if program == "OneTrainer":
+            name, a, b = f"lora_{name.replace('.', '_')}", "lora_down", "lora_up"
+            file[f"{name}.alpha"] = torch.tensor(1.0)
+        file[f"{name}.{a}.weight"] = torch.randn(2, 64, generator=generator)
+        file[f"{name}.{b}.weight"] = torch.randn(64, 2, generator=generator)
+    expected = weights_with(model, file)
+    options = sockets.TrainingOptions(rank=8, alpha=4.0, targets="*img_attn.qkv, single_blocks.*.linear2")
+
+    start, options = training.starting_weights(model, file, options)
+    adapters = nodes("domaingallery_core.trainables.adapters")
+    network = model.model.diffusion_model
+    with (
+        nodes("nodes.host.model").training(model),
+        adapters.Adapter.inject(network, options.adapter(), generator) as adapter,
+    ):
+        adapter.begin_with(start)
+        tensors = nodes("domaingallery_core.files.formats.comfyui").Comfyui().to_file(adapter.state_dict())
+    found = weights_with(model, tensors)
+
+    assert {len(tensor) for name, tensor in start.items() if "lora_A" in name} == {6}
+    assert len(expected) == 2 and len(found) == 4
+    for key, weight in expected.items():
+        torch.testing.assert_close(found[key], weight, rtol=1e-5, atol=1e-5)
