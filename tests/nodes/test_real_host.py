@@ -117,6 +117,25 @@ def test_both_formats_of_a_file_load_by_the_stock_loader(host):
         assert drawn(host.client, host.client.run(again)) == expected
 
 
+def test_a_training_begins_with_a_file(host):
+    """Under the names of diffusers, which the host itself does not read; the node that saves it says so."""
+    prompt = graph()
+    prompt["save"]["inputs"]["key_format"] = "diffusers"
+    saved = host.client.run(prompt)["save"]
+    file = saved["loras"][0]
+    begin = graph()
+    begin["file"] = node(
+        "DomainGalleryLoadLora", lora_name=f"{file['subfolder'].removeprefix('loras/')}/{file['filename']}"
+    )
+    begin["train"]["inputs"]["erased"] = ["file", 0]
+
+    outputs = host.client.run(begin)
+
+    assert "ComfyUI's own loaders do not know" in saved["text"][0]
+    assert "left out" not in outputs["train"]["text"][0] and "begin anew" not in outputs["train"]["text"][0]
+    assert 'layers found in the model, trigger words: "a sks face"' in outputs["save"]["text"][0]
+
+
 BAD = [
     ("words", {"identifier": " "}, "execution", "Expected an identifier"),
     ("words", {"identifier": "face"}, "execution", "differs from the category"),
