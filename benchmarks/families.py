@@ -9,7 +9,8 @@ file      how far the model with a saved LoRA, loaded by the host, is from the m
 batch     how far rows under equal prompts in a batch are from each alone
 Eq. 6     how far an enhanced step is from the formula on rows that are evaluated one by one
 
-and how many layers of the files matched the model. Exit 1 where a limit is not kept.
+and how many layers of the files matched the model, and in which key formats there are any. Exit 1 where a
+limit is not kept.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tools.host.process import HostProcess
 
 #: Written as whole checkpoints, with text encoder and VAE.
 CHECKPOINTS = ("sd1", "sdxl")
-#: What the host draws at: latents of a side, two steps.
+#: Latents of a side for the checkpoints, and how long each stage is trained.
 LATENTS, STEPS = 16, 2
 #: The largest shares of a difference that are allowed, in float32, and the least effect that tells them.
 LIMITS = {"file": 1e-5, "batch": 1e-5, "Eq. 6": 1e-5}
@@ -59,6 +60,7 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     shares: dict[str, float] = field(default_factory=dict)
     matched: str = ""
+    formats: list[str] = field(default_factory=list)
     losses: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     error: str = ""
 
@@ -73,7 +75,8 @@ class Row:
             return f"{self.family:14}{self.error}"
         numbers = "".join(f"{seconds:9.2f}" for seconds in self.seconds)
         shares = "".join(f"{share:10.1e}" for share in self.shares.values())
-        return f"{self.family:14}{self.model:16}{self.layers:7}{numbers}{shares}{self.matched:>10}"
+        end = f"{self.matched:>10}  {' '.join(self.formats)}"
+        return f"{self.family:14}{self.model:16}{self.layers:7}{numbers}{shares}{end}"
 
 
 def prepare(base: Path) -> None:
@@ -94,15 +97,14 @@ def try_family(host: HostProcess, family: str, formats: list[str]) -> Row:
         else:
             path = write_model(models / "diffusion_models", family)
             loading, clip, vae = thin_parts(family, path), ["clip", 0], ["vae", 0]
-        prompt = training(loading, clip, vae, family, formats)
+        prompt = training(loading, clip, vae, family)
         outputs = client.run(prompt, timeout=1800)
         row.seconds = [outputs[name]["seconds"][0] / STEPS for name in ("erase", "train")]
         row.losses = {name: outputs[name]["losses"][0] for name in ("erase", "train")}
-        files = [outputs[f"save {name}"]["loras"][0] for name in formats]
-        paths = [str(host.output / file["subfolder"] / file["filename"]) for file in files]
+        paths = [path for name in formats if (path := saved(host, prompt, family, name, row)) is not None]
         look = node(
             "TestFamily", model=["model", 0], prompts=["words", 0], lora=["train", 0],
-            latent=["noise", 0], files="\n".join(paths),
+            latent=["noise", 0], files="\n".join(map(str, paths)),
         )  # fmt: skip
         found = client.run(prompt | {"look": look}, timeout=1800)["look"]
         row.model, row.layers = found["model"][0], found["layers"][0]
@@ -138,10 +140,11 @@ def thin_parts(family: str, path: Path) -> Prompt:
     }  # fmt: skip
 
 
-def training(loading: Prompt, clip: list[Any], vae: list[Any], family: str, formats: list[str]) -> Prompt:
-    """Return a prompt that trains both stages on what a model draws itself, draws enhanced, and saves."""
-    ratio = 8 if family in CHECKPOINTS else MODELS[family].latent[1]
-    side = LATENTS * ratio
+def training(loading: Prompt, clip: list[Any], vae: list[Any], family: str) -> Prompt:
+    """Return a prompt that trains both stages on what a model draws itself, and draws enhanced."""
+    side = LATENTS * 8
+    if family not in CHECKPOINTS:
+        side = MODELS[family].side * MODELS[family].latent[1]
     common = {"model": ["model", 0], "prompts": ["words", 0], "dataset": ["data", 0], "seed": 0}
     sampling = {"steps": 2, "sampler_name": "euler", "scheduler": "simple", "seed": 0}
     prompt = loading | {
@@ -172,11 +175,23 @@ def training(loading: Prompt, clip: list[Any], vae: list[Any], family: str, form
         ),
         "drawn": node("SaveLatent", samples=["draw", 0], filename_prefix=f"drawn/{family}"),
     }  # fmt: skip
-    for name in formats:
-        prompt[f"save {name}"] = node(
-            "DomainGallerySaveLora", lora=["train", 0], name=f"{family}/{name}", key_format=name
-        )
     return prompt
+
+
+def saved(host: HostProcess, prompt: Prompt, family: str, key_format: str, row: Row) -> Path | None:
+    """Return a file of the trained LoRA in a format; None where the host or diffusers has no such names."""
+    name = f"{family}/{key_format}"
+    if key_format == "diffusers" and family.startswith("sd") and family != "sd3":
+        return None  # of a UNet, diffusers alone reads them
+    save = node("DomainGallerySaveLora", lora=["train", 0], name=name, key_format=key_format)
+    try:
+        [file] = host.client.run(prompt | {"save": save})["save"]["loras"]
+    except PromptError as error:
+        if "a diffusers name for every layer" not in str(error):
+            raise
+        return None
+    row.formats.append(key_format)
+    return host.output / file["subfolder"] / file["filename"]
 
 
 #: All else as the nodes have it by default.

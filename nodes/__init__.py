@@ -14,6 +14,7 @@ from .demo.demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
 from .draw.sampling import DomainGalleryEnhancement, DomainGalleryGuider, DomainGalleryKSampler
 from .draw.sweep import DomainGallerySweep
 from .files.kept import DomainGalleryKept
+from .files.loading import DomainGalleryLoadLora
 from .files.saving import DomainGallerySaveLora
 from .host.closing import close_when_terminated
 from .node import looks
@@ -37,6 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     DomainGalleryOptions,
     DomainGalleryRunOptions,
     DomainGallerySaveLora,
+    DomainGalleryLoadLora,
     DomainGalleryKept,
     DomainGalleryGuider,
     DomainGalleryEnhancement,

@@ -10,6 +10,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..domaingallery_core.data.examples import Examples
+from ..domaingallery_core.files.layers import LayerNames
 from ..domaingallery_core.methods import METHODS
 from ..domaingallery_core.run.plan import GROUPS, TrainingPlan
 from ..domaingallery_core.settings import Settings, check_keys, setting, settings_of
@@ -209,12 +210,20 @@ class TrainedLora(dict[str, Tensor]):
 
     Attributes:
         metadata: for the header of a safetensors file.
-        kohya_names: module -> name without suffix in kohya's format, as the trained model has it.
+        names: what files call the layers of the model.
+        loads: what the host's loaders know of such a model: name in a file -> where it leads.
+        state: what was trained, under the core's names; of a DoRA the host's loaders read something else.
     """
 
     def __init__(
-        self, tensors: dict[str, Tensor], *, metadata: dict[str, str], kohya_names: dict[str, str]
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        metadata: dict[str, str],
+        names: LayerNames,
+        loads: Mapping[str, Any],
+        state: Mapping[str, Tensor],
     ) -> None:
         super().__init__(tensors)
         self.metadata = metadata
-        self.kohya_names = kohya_names
+        self.names, self.loads, self.state = names, loads, state

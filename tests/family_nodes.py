@@ -192,7 +192,7 @@ class Look:
     def trained(self, lora):
         """Return x0 of the MODEL with the adapter in it, as it is trained."""
         core, host = "domaingallery_core", self.module("nodes.host.model")
-        weights = self.module(f"{core}.files.formats.comfyui").Comfyui().from_file(lora)
+        weights = self.module(f"{core}.files.formats.comfyui").Comfyui().from_file(lora)[0]
         kinds, adapters = self.module(f"{core}.trainables.kinds"), self.module(f"{core}.trainables.adapters")
         kind, rank, alpha = kinds.describe(weights)
         settings = self.module(f"{core}.trainables.adapter_settings").AdapterSettings(
@@ -212,11 +212,11 @@ class Look:
 
     def loaded(self, path):
         """Return the MODEL with a LoRA file by the stock loader, its layers, and those that matched."""
-        state = comfy.utils.load_torch_file(path, safe_load=True)
+        state = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(path, safe_load=True))
         loaded, _ = comfy.sd.load_lora_for_models(self.model, None, dict(state), 1.0, 0)
+        pairs = sum(".lora_A." in name or ".lora_down." in name for name in state)
         keys = comfy.lora.model_lora_keys_unet(self.model.model, {})
-        patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(state)), keys, log_missing=False)
-        return loaded, len(patches), len(loaded.patches)
+        return loaded, pairs, len(comfy.lora.load_lora(dict(state), keys, log_missing=False))
 
     def batch(self):
         """Return how far rows under equal prompts in a batch are from each alone."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import FileError, shown
 from .formats import FORMATS, Format
+from .layers import LayerNames
 from .writing import save_tensors
 
 
@@ -18,14 +19,14 @@ def save_lora(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
     *,
-    key_format: str = "comfyui",
-    key_map: Mapping[str, str] | None = None,
+    key_format: str = "kohya",
+    names: LayerNames | None = None,
     replace: bool = True,
 ) -> Path:
     """Write a LoRA under the core's names to a safetensors file, read it back, and only then put it in place.
 
     Args:
-        key_map: module -> name in the file, for formats that leave it to the model.
+        names: what files call the layers of the model, for formats that leave it to the model.
 
     Raises:
         FileError: the tensors are empty or not finite, a name is unknown, or the disk refuses.
@@ -39,22 +40,35 @@ def save_lora(
                 f"Expected finite weights, got NaN, infinity or nothing in {shown(name)}. "
                 "The file was not written."
             )
-    named = _format(key_format)(key_map).to_file(tensors)
+    named = format_of(key_format)(names).to_file(tensors)
     save_tensors(path, named, metadata or {}, replace=replace)
     return path
 
 
-def core_names(tensors: Mapping[str, Tensor], key_map: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """Return tensors, which have the names of one of the formats, under the core's names.
+def core_names(
+    tensors: Mapping[str, Tensor], names: LayerNames | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return tensors, as any program wrote them, under the core's names, and names of no layer of the model.
 
     Raises:
-        FileError: they have other names, or those of another model.
+        FileError: all names are those of another model, of a text encoder or of another program.
     """
-    found = next((form for form in FORMATS.values() if form.recognises(tensors)), _format("comfyui"))
-    return found(key_map).from_file(tensors)
+    form = next((form for form in FORMATS.values() if form.recognises(tensors)), format_of("comfyui"))
+    found, unknown = form(names).from_file(tensors)
+    if not found:
+        raise FileError(
+            f"Expected a LoRA with layers of this model, got {len(unknown)} names that it does not have"
+            f"{', such as ' + shown(unknown[0]) if unknown else ''}. Use a LoRA made for such a model."
+        )
+    return found, unknown
 
 
-def _format(name: str) -> type[Format]:
+def format_of(name: str) -> type[Format]:
+    """Return a format by its name.
+
+    Raises:
+        FileError: there is none of this name.
+    """
     if name not in FORMATS:
         raise FileError(f"Expected a key format among {', '.join(FORMATS)}, got {shown(name)}. Choose one.")
     return FORMATS[name]

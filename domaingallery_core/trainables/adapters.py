@@ -221,12 +221,7 @@ class Adapter:
         Raises:
             AdapterError: kind, names, shapes or scales do not match; the adapter is unchanged.
         """
-        kind = describe(state)[0]
-        if kind != self.config.kind:
-            raise AdapterError(
-                f"Expected a {self.kind.title} to go on with, got a {KINDS[kind].title}. "
-                f"Choose {kind!r} in Training Options."
-            )
+        self._check_kind(state)
         parameters = self.named_parameters()
         given = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
         problems = [f"{name} is missing" for name in parameters if name not in given]
@@ -254,6 +249,33 @@ class Adapter:
         with torch.inference_mode(False), torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(given[name])
+
+    def _check_kind(self, state: Mapping[str, Tensor]) -> None:
+        kind = describe(state)[0]
+        if kind != self.config.kind:
+            raise AdapterError(
+                f"Expected a {self.kind.title} to go on with, got a {KINDS[kind].title}. "
+                f"Choose {kind!r} in Training Options."
+            )
+
+    def begin_with(self, lora: Mapping[str, Tensor]) -> None:
+        """Take over what loaders read of an adapter; layers that it does not have stay as they are.
+
+        A LoRA or DoRA may have a lower rank, or another scale: what it adds to the model is the same.
+
+        Raises:
+            AdapterError: kind, names, or shapes do not match, or a rank is higher; the adapter is unchanged.
+        """
+        self._check_kind(lora)
+        state, left = self.state_dict(), dict(lora)
+        for name in self._layers:
+            known = (*self.kind.parts, *self.kind.filed, "alpha")
+            given = {part: left.pop(f"{name}.{part}") for part in known if f"{name}.{part}" in left}
+            if given:
+                fresh = {part: state.pop(f"{name}.{part}") for part in known if f"{name}.{part}" in state}
+                fitted = self.kind.fitted(given, fresh)
+                state |= {f"{name}.{part}": tensor for part, tensor in fitted.items()}
+        self.load(self.imported(state | left))
 
     def remove(self) -> None:
         """Put the original modules back and forget the adapter; a second call does nothing."""

@@ -10,6 +10,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from ...domaingallery_core.errors import DomainGalleryError, InputError
+from ...domaingallery_core.files.formats import FORMATS
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import check_similarity
 from ...domaingallery_core.trainables.kinds import KINDS
@@ -77,6 +78,17 @@ def check_graph(graph: PromptGraph, here: str) -> None:
         if node.kind == "DomainGallerySaveLora" and isinstance(name, str):
             with at(node, here):
                 checked_name(name)
+            _check_format(foresight, node)
+
+
+def _check_format(foresight: Foresight, node: GraphNode) -> None:
+    """Raise InputError where the file of a training cannot be written in the format that is chosen."""
+    key_format, linked = foresight.graph.value(node, "key_format"), foresight.graph.source(node, "lora")
+    if isinstance(key_format, str) and key_format in FORMATS and linked and linked[0].kind in METHOD_OF:
+        options = foresight.options(linked[0])
+        if options is not None:
+            with at(node, foresight.here):
+                FORMATS[key_format].check_kind(options.adapter().kind)
 
 
 def _check_training(foresight: Foresight, node: GraphNode) -> None:
@@ -113,6 +125,13 @@ def _check_erased(foresight: Foresight, node: GraphNode, options: TrainingOption
                 f"Expected a {expected} to go on with, got a {got}. "
                 f"Choose {before.kind!r} in Training Options."
             )
+        if now.kind in ("lora", "dora"):  # which go on at a higher rank, and at any scale
+            if now.rank < before.rank:
+                raise InputError(
+                    f"Expected a rank of at least {before.rank}, that of the LoRA of the first stage, got "
+                    f"{now.rank}. Raise the rank in Training Options, or connect none to this node."
+                )
+            return
         # The shapes of a LoKr do not always tell its rank.
         same = (before.rank, before.alpha) == (now.rank, now.alpha)
         if now.kind != "lokr" and not same:

@@ -41,8 +41,8 @@ def erased_input(words: str) -> io.Input:
     return io.LoraModel.Input(
         "erased",
         optional=True,
-        tooltip=f"The LoRA of Erase Prior Attributes for the same model, {words}. Its kind, rank and alpha "
-        "are kept; Training Options, if connected, must have the same, and the same targets.",
+        tooltip=f"The LoRA of Erase Prior Attributes for the same model, {words}, or one of Load LoRA File. "
+        "Its kind, rank and alpha are kept; Training Options, if connected, may have a higher rank.",
     )
 
 

@@ -131,20 +131,25 @@ def plot_image(result: TrainingResult) -> Tensor | ExecutionBlocker:
     )
 
 
-def preview_image(model: ModelPatcher, vae: Any, result: TrainingResult) -> Tensor | ExecutionBlocker:
-    """Return the previews of a training as an IMAGE, decoded by a VAE where there is one and it can."""
+def preview_columns(model: ModelPatcher, vae: Any, result: TrainingResult) -> dict[int, list[Image.Image]]:
+    """Return pictures of the previews of a training by step, from a VAE where there is one and it can."""
     shown = {step: result.previews[step] for step in shown_steps(list(result.previews))}
-    if not shown:
-        return ExecutionBlocker(NO_PREVIEWS)
     columns = None
-    if vae is not None:
+    if shown and vae is not None:
         columns = attempt(
             "pictures of the previews by the VAE",
             lambda: {step: decoded(model, vae, latents) for step, latents in shown.items()},
         )
     if columns is None:
         columns = {step: quick_pictures(model, latents) for step, latents in shown.items()}
-    return image_to_tensor(strip(columns)) if all(columns.values()) else ExecutionBlocker(NO_PREVIEWS)
+    return columns
+
+
+def preview_image(columns: dict[int, list[Image.Image]]) -> Tensor | ExecutionBlocker:
+    """Return pictures of previews as an IMAGE."""
+    if not columns or not all(columns.values()):
+        return ExecutionBlocker(NO_PREVIEWS)
+    return image_to_tensor(strip(columns))
 
 
 def decoded(model: ModelPatcher, vae: Any, latents: Tensor) -> list[Image.Image]:

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 from torch import Tensor, nn
 
 from ...domaingallery_core.data.parts import Role
+from ...domaingallery_core.errors import AdapterError, shown
 from ...domaingallery_core.files.formats.comfyui import Comfyui
 from ...domaingallery_core.files.lora import core_names
-from ...domaingallery_core.fingerprints import fingerprint
 from ...domaingallery_core.generators import generator
 from ...domaingallery_core.methods import METHODS
 from ...domaingallery_core.pictures.curves import VALIDATION
 from ...domaingallery_core.run.identity import run_identity
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import TrainingResult, train
-from ...domaingallery_core.trainables.adapters import Adapter
-from ...domaingallery_core.trainables.kinds import KINDS, describe
+from ...domaingallery_core.trainables.adapters import Adapter, target_modules
+from ...domaingallery_core.trainables.kinds import describe
 from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
 from ..host.families import Family, family_of
-from ..host.identity import WEIGHTS, model_identity
+from ..host.families.names import key_map
+from ..host.identity import model_identity
 from ..host.memory import gradient_checkpointing, precision
 from ..host.model import HostDenoiser, training
 from ..host.progress import duration, node_id, warned
@@ -46,7 +45,8 @@ from ..sockets import (
 )
 from .data import Pair, check_parts, checked_category, training_parts, with_prompts
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
-from .live import Live, attempt, plot_image, preview_image
+from .live import Live, attempt, plot_image, preview_columns, preview_image
+from .metadata import metadata, of_data, of_model, thumbnail
 from .run_options import checkpoints_of, monitor_of
 
 log = logging.getLogger("domaingallery")
@@ -55,6 +55,11 @@ log = logging.getLogger("domaingallery")
 LARGE = 100_000_000
 #: How many times a method's own learning rate passes without a word.
 FAR = 10
+
+LEFT_OUT = (
+    "Of the LoRA to begin with, %d names are of no layer that learns here and are left out, such as %s."
+)
+MISSING = "The LoRA to begin with has nothing for %d layers that learn here, such as %s; these begin anew."
 
 
 def run(
@@ -81,6 +86,7 @@ def run(
     check_parts(domain, plan)
     pairs: dict[Role, list[Pair]] = {"domain": domain, "subject": with_prompts(*subject) if subject else []}
     options, family = options or UNWATCHED, family_of(model)
+    names, loads = family.names(model.model), key_map(model.model)
     live = Live(node, model, plan.optimizer.steps)
     plan = suited(plan, family)
     warn_of_rate(plan, model.model.diffusion_model)
@@ -101,7 +107,7 @@ def run(
                     Adapter.inject(network, plan.adapter, seed, named=family.targets)
                 )
                 if start is not None:
-                    adapter.load(adapter.imported(start))
+                    adapter.begin_with(start)
                 identity = run_identity(adapter, parts, plan, base) | {"computes in": str(dtype)}
                 checkpoints = checkpoints_of(options, prompts.first.target_text, plan.method.name, identity)
                 claim.enter_context(checkpoints.claimed())
@@ -112,12 +118,14 @@ def run(
                     monitor=monitor_of(options),
                 )  # fmt: skip
                 tensors = Comfyui().to_file(adapter.exported(result.state_dict))
+            columns = preview_columns(model, dataset.vae, result)
+            said = metadata(prompts, plan, identity, result.steps, subject and subject[0])
+            said |= of_model(model) | of_data(model, pairs, plan)
+            small = attempt("a small picture for the file", lambda: thumbnail(columns))
             lora = TrainedLora(
-                tensors,
-                metadata=metadata(prompts, plan, identity, result.steps, subject and subject[0]),
-                kohya_names=family.kohya_names(model.model),
+                tensors, metadata=said | (small or {}), names=names, loads=loads, state=result.state_dict
             )
-            pictures = plot_image(result), preview_image(model, dataset.vae, result)
+            pictures = plot_image(result), preview_image(columns)
             live.progress.say(summary(result))
             output = io.NodeOutput(lora, loss_map(result), *pictures, ui=interface(result))
             # What was trained stays on the disk until nothing is left that could fail.
@@ -154,40 +162,6 @@ def warn_of_rate(plan: TrainingPlan, network: nn.Module) -> None:
         )  # fmt: skip
 
 
-def metadata(
-    prompts: DomainPrompts,
-    plan: TrainingPlan,
-    identity: Mapping[str, Any],
-    step: int,
-    subject: DomainPrompts | None = None,
-) -> dict[str, str]:
-    """Return what a file of the LoRA says about itself; the first keys are those that other programs read."""
-    first = prompts.first
-    trigger = ", ".join(part.target_text for part in prompts.categories)
-    if subject is not None:
-        trigger = f"a {first.identifier} {subject.first.identifier} {subject.first.category}"
-    return {
-        "format": "pt",
-        "modelspec.title": f"{first.identifier} {first.category}",
-        "modelspec.trigger_phrase": trigger,
-        **KINDS[plan.adapter.kind].metadata(),
-        "ss_network_dim": str(plan.adapter.rank),
-        "ss_network_alpha": f"{plan.adapter.alpha:g}",
-        "ss_steps": str(step),
-        "domaingallery.base_model_hash": identity[f"base model {WEIGHTS}"],
-        "domaingallery.identity": fingerprint(identity),
-        "domaingallery.plan": json.dumps(plan.to_dict()),
-        "domaingallery.prompts": json.dumps(
-            {
-                "identifier": first.identifier,
-                "category": first.category,
-                "target": first.target_text,
-                "source": first.source_text,
-            }
-        ),
-    }
-
-
 def loss_map(result: TrainingResult) -> dict[str, list[float]]:
     """Return a LOSS_MAP: "loss" for the host's plot, each term by its name, and the validation loss."""
     terms = dict(result.losses)
@@ -216,15 +190,38 @@ def starting_weights(
 ) -> tuple[dict[str, Tensor] | None, TrainingOptions]:
     """Return the weights to begin with, if any, and options, of their kind, rank and alpha if none are given.
 
+    What is of other layers than those that learn is left out; the node says so.
+
     Raises:
-        AdapterError: it is an adapter of no kind that is known.
-        FileError: its names are those of another model, or of another program.
+        AdapterError: it is an adapter of no kind that is known, or of no layer that learns.
+        FileError: its names are those of another model.
     """
     if erased is None:
         return None, options or TrainingOptions()
-    weights = core_names(erased, family_of(model).kohya_names(model.model))
-    kind, rank, alpha = describe(weights)
-    return weights, options or TrainingOptions(kind=kind, rank=rank, alpha=alpha)
+    family, targets = family_of(model), (options or TrainingOptions()).values["targets"]
+    weights, left = core_names(erased, family.names(model.model))
+    learning = target_modules(model.model.diffusion_model, targets, family.targets)
+    found, others, missing = of_layers(weights, learning)
+    if not found:
+        raise AdapterError(
+            f"Expected a LoRA with layers that learn here, got one for others, such as {shown(others[0])}. "
+            "Set targets in Training Options to them, or use another LoRA."
+        )
+    for names, text in ((left + others, LEFT_OUT), (missing, MISSING)):
+        if names:
+            log.warning(text, len(names), ", ".join(map(shown, names[:3])))
+    kind, rank, alpha = describe(found)
+    return found, options or TrainingOptions(kind=kind, rank=rank, alpha=alpha)
+
+
+def of_layers(
+    weights: Mapping[str, Tensor], layers: Iterable[str]
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Return the weights of some layers, the names of those of others, and the layers that have none."""
+    of = {name: module for module in layers for name in weights if name.startswith(f"{module}.")}
+    found = {name: weights[name] for name in weights if name in of}
+    missing = [module for module in layers if module not in of.values()]
+    return found, [name for name in weights if name not in of], missing
 
 
 class DomainGalleryErase(Node):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from domaingallery_core.data.examples import Examples
 from domaingallery_core.data.parts import Part
+from domaingallery_core.files.layers import LayerNames, Place
 from domaingallery_core.files.lora import core_names
 from domaingallery_core.files.writing import read_tensors
 from domaingallery_core.generators import generator
@@ -172,10 +173,21 @@ def plan(method: str, **changes: Any) -> TrainingPlan:
     return TrainingPlan.of(method, **{"steps": 1, "learning_rate": 1e-2, "weights": weights} | changes)
 
 
-def load_lora(path: Path, key_map: dict[str, str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+def names_of(*diffusers: tuple[str, Place], **kohya: str) -> LayerNames:
+    """Return what files call layers: names of diffusers with their places, and module -> name in kohya's."""
+    places = {name: Place(module) for module, name in kohya.items()} | dict(diffusers)
+    modules = dict.fromkeys([*kohya, *(place.module for _, place in diffusers)])
+    own = {f"diffusion_model.{module}": Place(module) for module in modules}
+    pieces = {
+        module: tuple(name for name, place in diffusers if place.module == module) for module in modules
+    }
+    return LayerNames(kohya, {module: names for module, names in pieces.items() if names}, places | own)
+
+
+def load_lora(path: Path, names: LayerNames | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a LoRA file under the core's names, and its metadata."""
     tensors, metadata = read_tensors(path)
-    return core_names(tensors, key_map), metadata
+    return core_names(tensors, names)[0], metadata
 
 
 def but(plan: TrainingPlan, **values: Any) -> TrainingPlan:

@@ -21,7 +21,7 @@ class Mirrored(Format):
         return {self.prefix + name[::-1]: tensor for name, tensor in tensors.items()}
 
     def from_file(self, tensors):
-        return {name.removeprefix(self.prefix)[::-1]: tensor for name, tensor in tensors.items()}
+        return {name.removeprefix(self.prefix)[::-1]: tensor for name, tensor in tensors.items()}, []
 
 
 del FORMATS["mirrored"]  # a test adds it
@@ -47,5 +47,5 @@ def test_a_lora_is_written_and_read_in_it(tmp_path):
 
 
 def test_a_format_that_is_not_known_is_named_with_those_that_are(tmp_path):
-    with pytest.raises(FileError, match=r"comfyui, kohya, mirrored, got 'onnx'"):
+    with pytest.raises(FileError, match=r"comfyui, diffusers, kohya, mirrored, got 'onnx'"):
         save_lora(tmp_path / "a.safetensors", {"a.alpha": torch.ones(1)}, key_format="onnx")

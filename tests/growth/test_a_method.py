@@ -83,7 +83,7 @@ def test_it_goes_on_to_the_same_bytes_and_is_saved(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(settings, tmp_path / "run", stop)
     resumed, _ = run(settings, tmp_path / "run")
-    path = save_lora(tmp_path / "calm.safetensors", resumed.state_dict)
+    path = save_lora(tmp_path / "calm.safetensors", resumed.state_dict, key_format="comfyui")
 
     assert resumed.resumed == 3
     assert all(torch.equal(tensor, whole.state_dict[name]) for name, tensor in resumed.state_dict.items())

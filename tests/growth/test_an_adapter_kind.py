@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import LAYERS, ToyDenoiser, inject, inputs, latents, load_lora, network, part, plan
+from toys import LAYERS, ToyDenoiser, inject, inputs, latents, load_lora, names_of, network, part, plan
 
 from domaingallery_core.files.lora import save_lora
 from domaingallery_core.run.checkpoints import Checkpoints
@@ -89,8 +89,8 @@ def test_it_goes_on_to_the_same_bytes_and_is_saved(tmp_path, key_format):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", stop)
     resumed, lora = run(tmp_path / "run")
-    names = {name.rpartition(".")[0]: f"lora_unet_{i}" for i, name in enumerate(lora)}
-    path = save_lora(tmp_path / "ia3.safetensors", lora, key_format=key_format, key_map=names)
+    names = names_of(**{name.rpartition(".")[0]: f"lora_unet_{i}" for i, name in enumerate(lora)})
+    path = save_lora(tmp_path / "ia3.safetensors", lora, key_format=key_format, names=names)
 
     assert resumed.resumed == 2
     assert all(torch.equal(tensor, whole.state_dict[name]) for name, tensor in resumed.state_dict.items())

@@ -117,6 +117,25 @@ def test_both_formats_of_a_file_load_by_the_stock_loader(host):
         assert drawn(host.client, host.client.run(again)) == expected
 
 
+def test_a_training_begins_with_a_file(host):
+    """Under the names of diffusers, which the host itself does not read; the node that saves it says so."""
+    prompt = graph()
+    prompt["save"]["inputs"]["key_format"] = "diffusers"
+    saved = host.client.run(prompt)["save"]
+    file = saved["loras"][0]
+    begin = graph()
+    begin["file"] = node(
+        "DomainGalleryLoadLora", lora_name=f"{file['subfolder'].removeprefix('loras/')}/{file['filename']}"
+    )
+    begin["train"]["inputs"]["erased"] = ["file", 0]
+
+    outputs = host.client.run(begin)
+
+    assert "ComfyUI's own loaders do not know" in saved["text"][0]
+    assert "left out" not in outputs["train"]["text"][0] and "begin anew" not in outputs["train"]["text"][0]
+    assert 'layers found in the model, trigger words: "a sks face"' in outputs["save"]["text"][0]
+
+
 BAD = [
     ("words", {"identifier": " "}, "execution", "Expected an identifier"),
     ("words", {"identifier": "face"}, "execution", "differs from the category"),
@@ -135,11 +154,11 @@ BAD = [
     ("erase", {"steps": 0}, "validation", "smaller than min"),
     ("erase", {"learning_rate": -1.0}, "validation", "smaller than min"),
     ("erase", {"learning_rate": 0.0}, "execution", "learning_rate to be a finite number, more than 0"),
-    ("train", {"options": ["wide", 0]}, "execution", "with rank 4 and alpha 4, got one of rank 2"),
+    ("train", {"options": ["narrow", 0]}, "execution", "rank of at least 2, that of the LoRA of the first"),
     ("train", {"learning_rate": 1.0, "steps": 10**9}, "validation", "bigger than max"),
     ("save", {"name": "../sketch"}, "execution", "inside the folder output/loras, got '../sketch'"),
     ("save", {"name": "/tmp/sketch"}, "execution", "inside the folder output/loras"),
-    ("save", {"key_format": "diffusers"}, "validation", "not in list"),
+    ("save", {"key_format": "onnx"}, "validation", "not in list"),
     ("draw", {"mode": "V"}, "validation", "not in list"),
     ("draw", {"enhancement": 100.0}, "validation", "bigger than max"),
 ]
@@ -150,8 +169,8 @@ def test_bad_input_is_an_error_on_its_node(host, name, inputs, stage, message):
     """The message says what to do, no file is left, and the host goes on."""
     before = files(host)
     prompt = graph()
-    prompt["wide"] = copy.deepcopy(prompt["options"])
-    prompt["wide"]["inputs"] |= {"rank": 4, "alpha": 4.0}
+    prompt["narrow"] = copy.deepcopy(prompt["options"])
+    prompt["narrow"]["inputs"] |= {"rank": 1, "alpha": 1.0}
     prompt["other"] = copy.deepcopy(prompt["options"])
     prompt["other"]["inputs"] |= {"adapter": "loha"}
     if name == "draw":  # the host runs the outputs that are not affected

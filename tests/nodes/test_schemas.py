@@ -44,6 +44,7 @@ INPUTS = {
     ],
     "DomainGalleryKept": ["clear"],
     "DomainGallerySaveLora": ["lora", "name", "key_format"],
+    "DomainGalleryLoadLora": ["lora_name"],
     "DomainGalleryGuider": [
         "model", "positive", "negative", "prompts", "mode", "cfg", "enhancement", "base", "start_percent",
         "end_percent", "rescale",
@@ -74,6 +75,7 @@ OUTPUTS = {
     "DomainGalleryOptions": ["DG_OPTIONS"],
     "DomainGalleryRunOptions": ["DG_RUN"],
     "DomainGallerySaveLora": ["STRING"],
+    "DomainGalleryLoadLora": ["LORA_MODEL"],
     "DomainGalleryKept": ["STRING"],
     "DomainGalleryGuider": ["GUIDER"],
     "DomainGalleryEnhancement": ["MODEL"],

@@ -27,6 +27,7 @@ class Thin:
         context, pooled: widths of what its text encoders give; 0 for none.
         length: of every encoded prompt; 0 where it is that of the text.
         whole_numbers: whether the text encoder hands on tokens as numbers besides.
+        side: of latents, where fewer than that are too few.
         markers: tensors in the file that say something by being there.
     """
 
@@ -36,6 +37,7 @@ class Thin:
     pooled: int = 0
     length: int = 0
     whole_numbers: bool = False
+    side: int = 16
     markers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -76,7 +78,7 @@ MODELS: dict[str, Thin] = {
         network=SD2 | {
             "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 1, 1, 1],
             "transformer_depth": [0, 0, 0, 0, 1, 0, 0, 0],
-            "transformer_depth_output": [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            "transformer_depth_output": [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         },
         # The spread of these numbers is how the loader tells it.
         markers={"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.linspace(-1, 1, 320)},
@@ -172,11 +174,10 @@ MODELS: dict[str, Thin] = {
         },
     ),
     "pixart-sigma": Thin(
-        config="PixArtSigma", context=4096,
+        config="PixArtSigma", context=4096, side=40,
         network={
             "image_model": "pixart_sigma", "num_heads": 16, "patch_size": 2, "hidden_size": 1152,
             "in_channels": 4, "depth": 2, "model_max_length": 120, "micro_condition": False,
-            "input_size": 128,
         },
     ),
     "kandinsky5": Thin(

@@ -6,23 +6,20 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ...errors import FileError, shown
+from ..layers import Place
 from .base import Format
 
 
 class Comfyui(Format):
-    """Names of ComfyUI."""
+    """Names of ComfyUI, which need no model to be read."""
 
     name, prefix = "comfyui", "diffusion_model."
     help = "the names of this program"
 
     def to_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {self.prefix + name: tensor for name, tensor in tensors.items()}
+        return {f"{self.prefix}{name}": tensor for name, tensor in tensors.items()}
 
-    def from_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if other := [name for name in tensors if not name.startswith(self.prefix)]:
-            raise FileError(
-                f"Expected LoRA names that begin with {self.prefix!r}, got {shown(other[0])}. "
-                "Use a LoRA of the diffusion model alone, saved in the comfyui format."
-            )
-        return {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+    def place(self, layer: str) -> Place | None:
+        if self.names is None and layer.startswith(self.prefix):
+            return Place(layer.removeprefix("diffusion_model."))
+        return super().place(layer)

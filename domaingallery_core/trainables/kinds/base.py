@@ -81,6 +81,19 @@ class Kind:
         """Return the parts that `exported` described; those of another model are left as they are."""
         return parts
 
+    def fitted(self, parts: Parts, fresh: Parts) -> Parts:
+        """Return what another training gave a layer, perhaps with an "alpha", in the shape of this one.
+
+        Those that cannot be changed are left as they are.
+
+        Args:
+            fresh: what the layer has to begin with.
+
+        Raises:
+            AdapterError: they are larger.
+        """
+        return parts
+
     @classmethod
     def described(cls, tensors: Mapping[str, Tensor]) -> tuple[int, float] | None:
         """Return rank and alpha of such an adapter from "<module>.<part>" -> tensor; None for other kinds."""
@@ -119,19 +132,19 @@ def describe(tensors: Mapping[str, Tensor]) -> tuple[str, int, float]:
         if found is not None:
             return kind.name, *found
     raise AdapterError(
-        "Expected a LoRA made by Erase Prior Attributes, got one with names such as "
-        f"{shown(next(iter(tensors), ''))}. Connect the lora output of that node."
+        f"Expected a {', '.join(kind.title for kind in KINDS.values())}, got one with names such as "
+        f"{shown(next(iter(tensors), ''))}. Connect another."
     )
 
 
 def rank_and_alpha(tensors: Mapping[str, Tensor], part: str) -> tuple[int, float] | None:
-    """Return the first dimension of the first part of a name, and its alpha; None where there is none."""
-    for name, tensor in tensors.items():
-        if name.endswith(f".{part}"):
-            rank = 1 if tensor.ndim == 0 else tensor.shape[0]
-            alpha = tensors.get(f"{name.removesuffix(part)}alpha")
-            return rank, float(rank) if alpha is None else number(alpha)
-    return None
+    """Return the largest first dimension of the parts of a name, and its alpha; None where there is none."""
+    found = {name: t.shape[0] if t.ndim else 1 for name, t in tensors.items() if name.endswith(f".{part}")}
+    if not found:
+        return None
+    name = max(found, key=lambda name: found[name])
+    alpha = tensors.get(f"{name.removesuffix(part)}alpha")
+    return found[name], float(found[name]) if alpha is None else number(alpha)
 
 
 def number(alpha: Tensor) -> float:

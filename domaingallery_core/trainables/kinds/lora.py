@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import Kind, pattern, rank_and_alpha
+from ...errors import AdapterError
+from .base import Kind, Parts, number, pattern, rank_and_alpha
 
 A, B = "lora_A.weight", "lora_B.weight"
 
@@ -35,6 +36,31 @@ class Lora(Kind):
         if part == A:
             return torch.randn(shape, generator=generator) / self.config.rank
         return torch.zeros(shape)
+
+    def fitted(self, parts: Parts, fresh: Parts) -> Parts:
+        """Return the same s B A at this rank and scale: rows that A lacks are fresh, and B has 0 for them."""
+        given = [parts[part] for part in (A, B) if part in parts]
+        # Files may have the 1 x 1 kernels of what is a convolution elsewhere.
+        flat = [t.flatten(1) if t.ndim > 2 and t.shape[2:].numel() == 1 else t for t in given]
+        sizes = [fresh[A].shape[1], fresh[B].shape[0]]
+        if [tensor.ndim for tensor in flat] != [2, 2] or [flat[0].shape[1], flat[1].shape[0]] != sizes:
+            return parts
+        a, b = flat
+        if not 0 < len(a) == b.shape[1]:
+            return parts
+        rank, wanted = len(a), self.config.rank
+        scale = number(parts["alpha"]) / rank if "alpha" in parts else 1.0
+        factor = scale * wanted / self.config.alpha
+        if rank > wanted:
+            raise AdapterError(
+                f"Expected a rank of at least {rank} to go on with this LoRA, got {wanted}. "
+                "Raise the rank in Training Options."
+            )
+        if rank < wanted:
+            a = torch.cat([a.float(), fresh[A][rank:]])
+            b = nn.functional.pad(b.float(), (0, wanted - rank))
+        b = b if factor == 1 else b * factor
+        return {**parts, A: a, B: b, "alpha": torch.tensor(float(self.config.alpha))}
 
     @classmethod
     def described(cls, tensors: Mapping[str, Tensor]) -> tuple[int, float] | None:

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import comfy.lora
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....domaingallery_core.errors import InputError
+from ....domaingallery_core.files.layers import LayerNames
 from ....domaingallery_core.trainables.adapters import TARGETS
+from .names import DIFFUSION_MODEL, key_map, layer_names
 
 #: Every family by its name; a class of a family is in it once it is defined.
 FAMILIES: dict[str, Family] = {}
 
-DIFFUSION_MODEL = "diffusion_model."
 #: What a MODEL patches its network with, as the host keeps it in transformer_options.
 Patches = dict[str, list[Callable[..., Any]]]
 #: Evaluates the network with some patches in place of its own.
@@ -97,6 +97,17 @@ class Family:
         layer = dict(network.named_modules()).get(self.text) if self.text else None
         return layer.in_features if isinstance(layer, nn.Linear) else None
 
+    def architecture(self, base: BaseModel) -> dict[str, str]:
+        """Return what LoRA managers call such a model, by fields of a file's metadata; nothing if unknown.
+
+        The words are those of ModelSpec (github.com/Stability-AI/ModelSpec) and of kohya's scripts.
+        """
+        return {}
+
+    def names(self, base: BaseModel) -> LayerNames:
+        """Return what files of every format call the layers of a model."""
+        return layer_names(base, self.kohya_names(base))
+
     def kohya_names(self, base: BaseModel) -> dict[str, str]:
         """Return module -> name in kohya's format for every weight, as other programs spell it."""
         return self._spelled(base, original=True)
@@ -104,7 +115,7 @@ class Family:
     def _spelled(self, base: BaseModel, *, original: bool) -> dict[str, str]:
         """Return names made of the model's own, or those of diffusers where there are any."""
         names: dict[str, str] = {}
-        for name, key in comfy.lora.model_lora_keys_unet(base, {}).items():
+        for name, key in key_map(base).items():
             key = key if isinstance(key, str) else key[0]
             if name.startswith("lora_unet_") and key.startswith(DIFFUSION_MODEL) and key.endswith(".weight"):
                 module = key[len(DIFFUSION_MODEL) : -len(".weight")]

@@ -9,11 +9,14 @@ from typing import Any, NoReturn
 
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
-from comfy.model_base import BaseModel, ModelType
+from comfy.model_base import SDXL, BaseModel, ModelType
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .base import Drawing, Evaluate, Family, Patches
+
+#: The versions of Stable Diffusion by how wide their text is.
+VERSIONS = {768: "1", 1024: "2"}
 
 
 class UNet(Family):
@@ -55,6 +58,36 @@ class StableDiffusion(UNet):
 
     def kohya_names(self, base: BaseModel) -> dict[str, str]:
         return self._spelled(base, original=False)
+
+    def architecture(self, base: BaseModel) -> dict[str, str]:
+        version = VERSIONS.get(base.model_config.unet_config.get("context_dim"))
+        if version is None:
+            return {}
+        v = base.model_type == ModelType.V_PREDICTION
+        size = {"1": "", "2": "-768-v" if v else "-512"}[version]
+        return {
+            "modelspec.architecture": f"stable-diffusion-v{version}{size}/lora",
+            "modelspec.implementation": "diffusers",
+            "ss_base_model_version": f"sd_v{version}{'_v' if v else ''}",
+            "ss_v2": str(version == "2"),
+        }
+
+
+class StableDiffusionXL(UNet):
+    """SDXL, whose files in kohya's format have the names of the original code."""
+
+    name = "stable diffusion xl"
+
+    def recognises(self, base: BaseModel) -> bool:
+        return super().recognises(base) and isinstance(base, SDXL)
+
+    def architecture(self, base: BaseModel) -> dict[str, str]:
+        return {
+            "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+            "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_v2": "False",
+        }
 
 
 class StableDiffusionV(StableDiffusion):

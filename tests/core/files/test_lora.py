@@ -7,17 +7,18 @@ import os
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import load_lora, random
+from toys import load_lora, names_of, random
 
 from domaingallery_core.errors import FileError
 from domaingallery_core.files import writing as files
 from domaingallery_core.files.formats import FORMATS
 from domaingallery_core.files.formats.comfyui import Comfyui
 from domaingallery_core.files.formats.kohya import Kohya
-from domaingallery_core.files.lora import save_lora
+from domaingallery_core.files.lora import core_names, save_lora
 
 NAME = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
 MODULE = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+NAMES = names_of(**{MODULE: NAME})
 
 
 def tensors():
@@ -33,7 +34,7 @@ def test_saving_and_loading_is_a_round_trip(tmp_path, key_format):
     path = tmp_path / "new folder" / "a.safetensors"
 
     save_lora(path, tensors(), {"prompt": "a sks face"}, key_format=key_format)
-    found, metadata = load_lora(path, {MODULE: NAME})
+    found, metadata = load_lora(path, NAMES)
 
     assert metadata == {"prompt": "a sks face"}
     assert found.keys() == tensors().keys()
@@ -42,7 +43,7 @@ def test_saving_and_loading_is_a_round_trip(tmp_path, key_format):
 
 
 def test_comfyui_names(tmp_path):
-    keys = load_file(save_lora(tmp_path / "a.safetensors", tensors())).keys()
+    keys = load_file(save_lora(tmp_path / "a.safetensors", tensors(), key_format="comfyui")).keys()
 
     assert keys == {
         f"diffusion_model.{MODULE}.{part}" for part in ("lora_A.weight", "lora_B.weight", "alpha")
@@ -51,11 +52,8 @@ def test_comfyui_names(tmp_path):
 
 def test_kohya_names_come_from_the_module_or_a_map(tmp_path):
     plain = load_file(save_lora(tmp_path / "a.safetensors", tensors(), key_format="kohya"))
-    mapped = load_file(
-        save_lora(
-            tmp_path / "b.safetensors", tensors(), key_format="kohya", key_map={MODULE: "lora_unet_down_q"}
-        )
-    )
+    names = names_of(**{MODULE: "lora_unet_down_q"})
+    mapped = load_file(save_lora(tmp_path / "b.safetensors", tensors(), key_format="kohya", names=names))
 
     assert plain.keys() == {f"{NAME}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha")}
     assert mapped.keys() == {
@@ -64,9 +62,11 @@ def test_kohya_names_come_from_the_module_or_a_map(tmp_path):
 
 
 def test_the_host_names_go_both_ways():
-    assert Comfyui().from_file(Comfyui().to_file(tensors())).keys() == tensors().keys()
-    with pytest.raises(FileError, match="'text"):
-        Comfyui().from_file({"text.lora_A.weight": torch.zeros(1)})
+    text = {"text.lora_A.weight": torch.zeros(1)}
+
+    found, unknown = Comfyui().from_file(Comfyui().to_file(tensors()) | text)
+
+    assert found.keys() == tensors().keys() and unknown == ["text.lora_A.weight"]
 
 
 def test_equal_loras_are_equal_files(tmp_path):
@@ -75,7 +75,7 @@ def test_equal_loras_are_equal_files(tmp_path):
     files = [save_lora(tmp_path / f"{i}.safetensors", tensors(), metadata).read_bytes() for i in range(4)]
 
     assert len(set(files)) == 1
-    assert load_lora(tmp_path / "0.safetensors")[1] == metadata
+    assert load_lora(tmp_path / "0.safetensors", NAMES)[1] == metadata
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_tensors_that_share_their_storage_are_saved(tmp_path):
     whole = torch.arange(8.0)
     shared = {f"{MODULE}.lora_A.weight": whole.view(2, 4), f"{MODULE}.lora_B.weight": whole[:4].expand(3, 4)}
 
-    found, _ = load_lora(save_lora(tmp_path / "a.safetensors", shared))
+    found, _ = load_lora(save_lora(tmp_path / "a.safetensors", shared), NAMES)
 
     assert all(torch.equal(found[name], tensor) for name, tensor in shared.items())
 
@@ -133,8 +133,8 @@ def test_unreadable_files_are_refused_by_name(tmp_path):
 def test_kohya_names_of_another_model_are_refused(tmp_path):
     path = save_lora(tmp_path / "a.safetensors", tensors(), key_format="kohya")
 
-    with pytest.raises(FileError, match="lora_unet_input"):
-        load_lora(path, {"middle_block.0": "lora_unet_middle_block_0"})
+    with pytest.raises(FileError, match=r"layers of this model, got 3 names .* such as 'lora_unet_input"):
+        load_lora(path, names_of(**{"middle_block.0": "lora_unet_middle_block_0"}))
 
 
 def test_a_lora_that_is_there_is_replaced_unless_it_is_said_otherwise(tmp_path):
@@ -144,15 +144,15 @@ def test_a_lora_that_is_there_is_replaced_unless_it_is_said_otherwise(tmp_path):
 
     with pytest.raises(FileExistsError):
         save_lora(path, doubled, replace=False)
-    assert all(torch.equal(load_lora(path)[0][name], t) for name, t in tensors().items())
+    assert all(torch.equal(load_lora(path, NAMES)[0][name], t) for name, t in tensors().items())
     save_lora(path, doubled)
-    assert all(torch.equal(load_lora(path)[0][name], t) for name, t in doubled.items())
+    assert all(torch.equal(load_lora(path, NAMES)[0][name], t) for name, t in doubled.items())
 
 
 def test_a_layer_without_a_kohya_name_is_refused_by_name(tmp_path):
     message = rf"Expected a kohya name for every layer, got none for '{MODULE}'\. Save in the comfyui format"
     with pytest.raises(FileError, match=message):
-        save_lora(tmp_path / "a", tensors(), key_format="kohya", key_map={"middle_block.0": NAME})
+        save_lora(tmp_path / "a", tensors(), key_format="kohya", names=names_of(**{"middle_block.0": NAME}))
 
     assert os.listdir(tmp_path) == []
 
@@ -161,17 +161,27 @@ def test_parts_of_no_kind_are_refused_with_those_that_are_known():
     message = r"Expected names that end in one of alpha, .*lora_A\.weight.*, got '{}'\. Use a .*LoRA.* of the"
     with pytest.raises(FileError, match=message.format(rf"{MODULE}\.bias")):
         Kohya().to_file({f"{MODULE}.bias": torch.zeros(1)})
-    with pytest.raises(FileError, match=message.format(rf"{NAME}\.bias")):
-        Kohya({MODULE: NAME}).from_file({f"{NAME}.bias": torch.zeros(1)})
+
+    found = Kohya(NAMES).from_file({f"{NAME}.bias": torch.zeros(1)})
+
+    assert found == ({}, [f"{NAME}.bias"])
 
 
 def test_each_format_says_whose_names_it_has():
     assert {name: form.help for name, form in FORMATS.items()} == {
         "comfyui": "the names of this program",
-        "kohya": "names that most other programs read",
+        "diffusers": "names of diffusers and peft; of a UNet, ComfyUI itself does not read them",
+        "kohya": "names that ComfyUI, programs like A1111 and, for Stable Diffusion and Flux, diffusers read",
     }
 
 
 def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(FileError, match="'onnx'"):
         save_lora(tmp_path / "a.safetensors", tensors(), key_format="onnx")
+
+
+def test_an_empty_lora_and_one_of_a_text_encoder_alone_are_refused():
+    with pytest.raises(FileError, match=r"layers of this model, got 0 names that it does not have\. Use"):
+        core_names({}, NAMES)
+    with pytest.raises(FileError, match=r"got 1 names that it does not have, such as 'lora_te_x\.alpha'"):
+        core_names({"lora_te_x.alpha": torch.ones(())}, NAMES)

@@ -248,7 +248,9 @@ def test_an_alpha_that_is_not_one_number_above_zero_is_refused(alpha):
 
 def test_tensors_of_no_kind_are_refused_by_name():
     for tensors, name in (({"m.weight": torch.ones(2)}, "'m.weight'"), ({}, "''")):
-        with pytest.raises(AdapterError, match=f"got one with names such as {name}. Connect the lora output"):
+        with pytest.raises(
+            AdapterError, match=f"Expected a .*LoRA.*, got one with names such as {name}. Connect another"
+        ):
             describe(tensors)
 
 

@@ -21,8 +21,13 @@ def change(at, **inputs):
 
 
 def other_options(prompt):
-    prompt["other"] = node("DomainGalleryOptions", **prompt["options"]["inputs"] | {"rank": 4, "alpha": 4.0})
+    prompt["other"] = node("DomainGalleryOptions", **prompt["options"]["inputs"] | {"rank": 1, "alpha": 1.0})
     prompt["train"]["inputs"]["options"] = ["other", 0]
+
+
+def no_names_for_it(prompt):
+    prompt["options"]["inputs"]["adapter"] = "loha"
+    prompt["save"]["inputs"]["key_format"] = "diffusers"
 
 
 def named_run(prompt):
@@ -47,7 +52,8 @@ WRONG = [
     (change("dataset", held_out=3), "learn from besides 3 held out, got 3 in all"),
     (change("save", name="../sketch"), "name inside the folder output/loras, got '../sketch'"),
     (change("source", width=256, height=256), "(number 1) of about 256 x 256 pixels"),
-    (other_options, "with rank 4 and alpha 4, got one of rank 2"),
+    (other_options, "rank of at least 2, that of the LoRA of the first stage, got 1"),
+    (no_names_for_it, "LoRA or a DoRA for the diffusers format, got a LoHa, which it has no names for. Save"),
     (named_run, "inside the folder output/domaingallery/checkpoints, got '../elsewhere'"),
     (two_categories, "a dataset of the categories face, house, got one without categories"),
     (same_words, "other words than those of the first Domain Prompts, got 'a sks face' twice"),

@@ -33,10 +33,15 @@ def trained(nodes, model, see=None, **config):
                 weight += 0.2 * torch.randn(weight.shape, generator=generator)
         if see is not None:
             see()
-        state = adapter.exported(adapter.state_dict())
+        trained_state = adapter.state_dict()
+        state = adapter.exported(trained_state)
     tensors = nodes("domaingallery_core.files.formats.comfyui").Comfyui().to_file(state)
     return sockets.TrainedLora(
-        tensors, metadata={"who": "test"}, kohya_names=host.family_of(model).kohya_names(model.model)
+        tensors,
+        metadata={"who": "test", "modelspec.trigger_phrase": "a sks face"},
+        names=host.family_of(model).names(model.model),
+        loads=nodes("nodes.host.families.names").key_map(model.model),
+        state=trained_state,
     )
 
 
@@ -136,7 +141,10 @@ def test_files_are_numbered_and_named_to_the_user(nodes, lora, output):
     assert first.ui["loras"] == [
         {"filename": "sketch_00001_.safetensors", "subfolder": "loras/faces", "type": "output"}
     ]
-    assert first.ui["text"] == ["saved loras/faces/sketch_00001_.safetensors"]
+    assert first.ui["text"] == [
+        "saved loras/faces/sketch_00001_.safetensors, comfyui names, 56 of 56 layers found in the model, "
+        'trigger words: "a sks face"'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -153,8 +161,10 @@ def test_a_lora_of_the_host_can_be_saved(nodes, lora, output):
     """A plain LORA_MODEL has no metadata, and is kept as it is."""
     plain = dict(lora)
 
-    path = save(nodes, plain)[0]
+    saved = save(nodes, plain)
+    path = saved[0]
 
+    assert saved.ui["text"] == ["saved loras/sketch_00001_.safetensors, comfyui names"]
     assert same(host_module("comfy.utils").load_torch_file(path), plain)
 
 
@@ -253,14 +263,14 @@ def demo_loras(comfy, nodes, tmp_path_factory):
         )[0]
     files = {}
     for name, lora in (("erased", erased), ("domain", domain), ("subject", subject)):
-        state = nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(lora)
+        state, _ = nodes("domaingallery_core.files.formats.comfyui").Comfyui().from_file(lora)
         for key_format in ("comfyui", "kohya"):
             files[name, key_format] = nodes("domaingallery_core.files.lora").save_lora(
                 folder / f"{name}_{key_format}.safetensors",
                 state,
                 lora.metadata,
                 key_format=key_format,
-                key_map=lora.kohya_names,
+                names=lora.names,
             )
     shipped = PACK / "domaingallery_core/sketchbook/loras/sketchbook_cyanotype.safetensors"
     return model, {**files, ("shipped", "comfyui"): shipped}

@@ -154,7 +154,7 @@ class Fuzz:
         }  # fmt: skip
         if kind in made:
             return made[kind]
-        return part.default if part.default is not None else part.options[0]
+        return part.default if part.default is not None else (part.options or [""])[0]
 
     def run(self, case: Case) -> tuple[str, str]:
         """Run a case; return how it ended and what is wrong with that: nothing, if it is an allowed end."""

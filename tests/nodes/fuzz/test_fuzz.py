@@ -38,6 +38,11 @@ CORPUS = [
     ("DomainGalleryOptions", {"targets": "*a" * 1000 + "b"}, None),
     ("DomainGalleryRunOptions", {"preview_cfg": 10**400}, "got a number of 1329 bits"),
     ("DomainGalleryRunOptions", {"preview_cfg": math.nan}, "Expected preview_cfg to be a finite number"),
+    (
+        "DomainGalleryLoadLora",
+        {"lora_name": "gone"},
+        "Expected (a file 'gone' in the|lora_name to be one of)",
+    ),
     ("DomainGallerySaveLora", {"name": "a\0b"}, r"got the character U\+0000"),
     ("DomainGallerySaveLora", {"name": "\ud800"}, r"got the character U\+D800"),
     ("DomainGallerySaveLora", {"lora": Made("lora", ("odd names",))}, r"each name in lora .* U\+0000"),
