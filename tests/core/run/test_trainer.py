@@ -125,17 +125,33 @@ def test_every_step_is_told_with_its_terms():
 
 
 def test_a_step_is_told_with_the_mean_seconds_of_the_steps(monkeypatch):
-    now, events = [100.0], []
+    now, events, model = [100.0], [], network()
     monkeypatch.setattr(trainer.time, "perf_counter", lambda: now[0])
+
+    class Slow(ToyDenoiser):
+        def __call__(self, x, sigma, condition):
+            now[0] += 6.0
+            return super().__call__(x, sigma, condition)
 
     def on_step(event):
         events.append(event)
-        now[0] += 6.0
+        now[0] += 2.0
 
-    result = run(plan(), on_step)
+    result = run(plan("plain"), on_step, model=model, denoiser=Slow(model))
 
-    assert [event.seconds_per_step for event in events] == [0.0, 3.0, 4.0, 4.5]
-    assert result.seconds == 24.0
+    assert [event.seconds_per_step for event in events] == [6.0, 14 / 2, 22 / 3, 30 / 4]
+    assert result.seconds == 32.0
+
+
+def test_a_step_is_told_with_its_learning_rate_and_a_look_before_the_first_with_none():
+    events = []
+
+    run(plan("plain"), events.append, monitor=Monitor(validate_every=4))
+
+    assert [(event.step, event.learning_rate) for event in events] == [
+        (0, 0.0),
+        *((n, 1e-2) for n in range(1, 5)),
+    ]
 
 
 def test_what_on_step_raises_ends_the_run_and_the_model_is_as_before():
@@ -202,12 +218,31 @@ def test_a_step_that_is_not_finite_is_skipped(caplog):
     assert all(bool(torch.isfinite(v).all()) for v in result.state_dict.values())
 
 
+def test_only_steps_in_a_row_that_are_not_finite_stop_a_run():
+    model = network()
+    broken = Broken(model, {1, 2, 3, 4, 6, 7, 8, 9})
+
+    result = run(plan("plain", steps=10), model=model, denoiser=broken)
+
+    assert result.skipped == 8 and len(result.losses["total"]) == 2
+
+
 def test_losses_that_stay_broken_stop_the_run():
     model, events = network(), []
     with pytest.raises(TrainingError, match="5 steps in a row"):
         run(plan("plain", steps=50), events.append, model=model, denoiser=Broken(model, set(range(100))))
 
     assert len(events) == 4
+
+
+def test_losses_without_a_gradient_are_named():
+    class Stopped(ToyDenoiser):
+        def __call__(self, x, sigma, condition):
+            return super().__call__(x, sigma, condition).detach()
+
+    model = network()
+    with pytest.raises(TrainingError, match="Expected losses with a gradient, got some without"):
+        run(plan("plain"), model=model, denoiser=Stopped(model))
 
 
 def test_a_run_too_short_to_be_stopped_for_its_losses_fails_if_none_was_finite():
@@ -225,7 +260,7 @@ def test_a_run_too_short_to_be_stopped_for_its_losses_fails_if_none_was_finite()
         ({"parts": []}, "images of a domain"),
         ({"parts": [replace(IMAGES, prompts=TARGET_ALONE)]}, "source prompt"),
         ({"parts": [WITHOUT_EMPTY], "settings": plan(denoise_guidance=2.0)}, "empty prompt"),
-        ({"parts": [WITHOUT_EMPTY], "monitor": Monitor(preview_every=2)}, "empty prompt"),
+        ({"parts": [WITHOUT_EMPTY], "monitor": Monitor(preview_every=1)}, "empty prompt"),
     ],
 )
 def test_missing_images_and_prompts_are_refused_before_the_first_step(changes, named):
