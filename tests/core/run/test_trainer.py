@@ -171,7 +171,18 @@ def test_what_on_step_raises_ends_the_run_and_the_model_is_as_before():
 
 
 def test_training_works_from_inference_mode_on_inference_tensors():
-    settings = plan()
+    """A model is given none of them, as it could not save them for its gradient."""
+
+    class Ordinary(ToyDenoiser):
+        def __call__(self, x, sigma, condition):
+            given.extend((x, sigma, *condition.tensors.values()))
+            return super().__call__(x, sigma, condition)
+
+        def features(self, x, sigma, condition):
+            given.extend((x, sigma, *condition.tensors.values()))
+            return super().features(x, sigma, condition)
+
+    given, settings = [], plan()
     expected = run(settings)
     with torch.inference_mode():
         model = Network().eval()
@@ -179,7 +190,8 @@ def test_training_works_from_inference_mode_on_inference_tensors():
             mine.copy_(other)
         parts = [part(latents(5, 1).clone(), latents(12, 2).clone())]
         with ordinary_weights(model):
-            found = run(settings, model=model, parts=parts)
+            found = run(settings, model=model, parts=parts, denoiser=Ordinary(model))
+        assert given and not any(tensor.is_inference() for tensor in given)
         assert model.attn1.to_q.weight.is_inference()
 
     assert all(torch.equal(v, found.state_dict[k]) for k, v in expected.state_dict.items())
