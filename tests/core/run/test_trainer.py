@@ -286,6 +286,7 @@ def test_missing_images_and_prompts_are_refused_before_the_first_step(changes, n
 @pytest.mark.parametrize("monitor", [None, Monitor(preview_every=4, preview_steps=1, preview_cfg=1.0)])
 def test_without_guidance_no_empty_prompt_is_needed(monitor):
     assert run(plan(), parts=[WITHOUT_EMPTY], monitor=monitor).steps == 4
+    assert run(plan("erasure", denoise_guidance=2.0), parts=[WITHOUT_EMPTY], monitor=monitor).steps == 4
 
 
 def test_the_similarity_term_needs_three_source_images_of_each_category():
@@ -293,6 +294,7 @@ def test_the_similarity_term_needs_three_source_images_of_each_category():
 
     assert run(plan(), parts=[enough]).steps == 4
     assert run(plan(weights=dict(similarity=0)), parts=[few]).steps == 4
+    assert run(plan("erasure"), parts=[few]).steps == 4, "which has no such term"
     for parts in ([few], [enough, few]):
         with pytest.raises(InputError, match=r"at least 3 source images of each category .*, got 2"):
             run(plan(), parts=parts)
