@@ -196,6 +196,20 @@ def test_images_are_the_same_whatever_memory_is_free(nodes, output, sampled, mon
     assert sampled[5:] == [4, 2]
 
 
+def test_noise_that_a_sampler_draws_is_of_the_seed_whatever_else_draws_numbers(nodes, output, sampled):
+    [expected] = draw(nodes, sampler_name="euler_ancestral")
+    model = tiny_model()
+
+    def drawing(apply, given):
+        torch.rand(1)
+        return apply(given["input"], given["timestep"], **given["c"])
+
+    model.set_model_unet_function_wrapper(drawing)
+    [found] = draw(nodes, model, sampler_name="euler_ancestral")
+
+    assert torch.equal(found, expected) and sampled == [2, 2, 2, 2]
+
+
 def test_the_end_of_a_shorter_drawing_is_drawn_again_in_a_longer_one(nodes, output, sampled):
     """Its last images were drawn in a smaller batch."""
     [expected] = draw(nodes, seed=6, count=6, batch_size=4, sampler_name="euler_ancestral")
