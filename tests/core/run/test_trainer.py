@@ -154,6 +154,29 @@ def test_a_step_is_told_with_its_learning_rate_and_a_look_before_the_first_with_
     ]
 
 
+def test_what_a_step_does_not_use_stays_as_it_is():
+    """Neither momentum nor decay moves it."""
+    model, settings, seen = network(), plan("plain", weights=dict(prior=0), steps=3), []
+
+    class InTurns(ToyDenoiser):
+        def __call__(self, x, sigma, condition):
+            if len(self.rows) % 2 == 0:
+                return super().__call__(x, sigma, condition)
+            self.network.attn2.forward = lambda h, context: torch.zeros_like(h)
+            try:
+                return super().__call__(x, sigma, condition)
+            finally:
+                del self.network.attn2.forward
+
+    with toys.inject(model, settings.adapter) as adapter:
+        train(InTurns(model), adapter, [IMAGES], settings, lambda event: seen.append(adapter.state_dict()))
+
+    first, second, third = seen
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    assert {name.split(".")[0] for name in moved} == {"attn1"}
+    assert any(not torch.equal(second[name], third[name]) for name in first if name.startswith("attn2"))
+
+
 def test_what_on_step_raises_ends_the_run_and_the_model_is_as_before():
     model = network()
     before = {name: (id(p), p.clone()) for name, p in model.named_parameters()}
