@@ -257,8 +257,7 @@ class _Run:
         named = {**terms, "total": loss}
         numbers = torch.stack([value.detach() for value in named.values()]).tolist()
         if all(map(math.isfinite, numbers)):
-            batches = self.plan.optimizer.accumulation
-            (loss / batches if batches > 1 else loss).backward()
+            (loss / self.plan.optimizer.accumulation).backward()
         return dict(zip(named, numbers, strict=True))
 
     def _look(self, step: int) -> bool:

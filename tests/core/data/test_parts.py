@@ -92,6 +92,14 @@ def test_different_sizes_are_refused(size):
         )
 
 
+def test_different_sizes_are_refused_whatever_a_run_reads_of_each():
+    """Source images of the domain, say, and target images of a subject."""
+    small, large = part(source=numbered(2)), part(numbered(2, (1, 2, 2)), name="olis", role="subject")
+
+    with pytest.raises(InputError, match="domain and subject latents of one size"):
+        read_parts([small, large], reads("source", ("target", "subject")))
+
+
 @pytest.mark.parametrize(
     ("latents", "message"),
     [
@@ -107,6 +115,7 @@ def test_broken_latents_are_refused(latents, message):
 
 def test_no_images_and_missing_ones_are_refused():
     images, olis = part(source=numbered(2)), part(source=numbered(2), name="olis", role="subject")
+    first = part(source=numbered(2), name="first")
     with pytest.raises(InputError, match="neither"):
         part()
     for given, wanted, message in (
@@ -114,6 +123,7 @@ def test_no_images_and_missing_ones_are_refused():
         ([images], [("source", "subject")], "images of a subject for this training"),
         ([images, olis], [("target", "subject")], "target images of 'olis' for this training"),
         ([images, images], ["source"], "parts of different names, got 'images' twice"),
+        ([first, images, images], ["source"], "parts of different names, got 'images' twice"),
     ):
         with pytest.raises(InputError, match=f"Expected {message}"):
             read_parts(given, reads(*wanted))

@@ -9,6 +9,7 @@ import torch
 from toys import ToyDenoiser, assert_same_gradients, conditions, latents, network, part, plan, random, terms
 
 from domaingallery_core.data.parts import Batch
+from domaingallery_core.errors import InputError
 from domaingallery_core.generators import generator
 from domaingallery_core.methods import draw, noised_batch
 from domaingallery_core.methods.similarity import clean_features, recurrent_denoise, similarity_consistency
@@ -44,7 +45,7 @@ def mse(a, b):
     return ((a - b) ** 2).mean()
 
 
-def expected_terms(denoiser, adapter, batch, prompts, method, guidance):
+def expected_terms(denoiser, adapter, batch, prompts, method, guidance, scale):
     source = prediction(denoiser, batch.source, prompts.source)
     with torch.no_grad(), adapter.off():
         base = prediction(denoiser, batch.source, prompts.source)
@@ -60,27 +61,27 @@ def expected_terms(denoiser, adapter, batch, prompts, method, guidance):
         with torch.no_grad():
             fixed = recurrent_denoise(denoiser, batch.source.x, batch.timestep, prompts.source, **options)
             reference = clean_features(denoiser, fixed, prompts.source)
-        terms["similarity"] = similarity_consistency(features, reference)
+        terms["similarity"] = similarity_consistency(features, reference, scale=scale)
     return terms
 
 
 @pytest.mark.parametrize(
-    ("method", "guidance", "timestep"),
+    ("method", "guidance", "timestep", "scale"),
     [
-        ("erasure", 1.0, 600),
-        ("domaingallery", 1.0, 600),
-        ("domaingallery", 3.0, 600),
-        ("domaingallery", 3.0, 2),
+        ("erasure", 1.0, 600, "released"),
+        ("domaingallery", 1.0, 600, "released"),
+        ("domaingallery", 3.0, 600, "released"),
+        ("domaingallery", 3.0, 2, "paper"),
     ],
 )
 def test_shared_evaluations_give_the_terms_and_gradients_of_the_definition(
-    denoiser, adapter, method, guidance, timestep
+    denoiser, adapter, method, guidance, timestep, scale
 ):
     batch, prompts = noised(denoiser, timestep), conditions()
-    settings = plan(method, denoise_guidance=guidance)
+    settings = plan(method, denoise_guidance=guidance, similarity_scale=scale)
 
     found = terms(denoiser, adapter, settings, batch)
-    expected = expected_terms(denoiser, adapter, batch, prompts, method, guidance)
+    expected = expected_terms(denoiser, adapter, batch, prompts, method, guidance, scale)
 
     assert found.keys() == expected.keys()
     for name in found:
@@ -136,6 +137,14 @@ def test_a_weight_of_zero_costs_nothing(denoiser, adapter, method, weights, eval
     assert not {name for name, weight in weights.items() if weight == 0} & found.keys()
 
 
+def test_guidance_doubles_the_steps_of_the_denoising_and_no_more(denoiser, adapter):
+    """The first step of both recurrences and its empty prompt are evaluated with the other terms."""
+    terms(denoiser, adapter, plan("domaingallery", denoise_guidance=3.0), noised(denoiser))
+
+    evaluations = [(16, G), (4, N), *4 * [(8, G)], *4 * [(8, N)]]
+    assert sorted(zip(denoiser.rows, denoiser.with_gradient, strict=True)) == sorted(evaluations)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize(("method", "alone"), [("erasure", "erasure"), ("domaingallery", "similarity")])
 def test_a_term_alone_is_what_it_is_among_others(denoiser, adapter, method, alone, guidance):
@@ -184,6 +193,21 @@ def test_offset_noise_is_part_of_what_is_regressed_on():
     assert float(found.wanted.mean((2, 3)).std()) == pytest.approx(10, rel=0.2)
 
 
+def test_offset_noise_is_the_number_after_the_noise_and_none_unless_it_is_asked_for():
+    """A seed gives the same LoRA in every version."""
+    process, images = ToyDenoiser(network()).process, latents(4, 1)
+    plain = draw({"domain": Batch(part(images), images)}, process, generator(0, "noise"))["domain"]
+    offset = drawn(process, images, offset_noise=0.5)["domain"]
+
+    stream = generator(0, "noise")
+    timestep = int(torch.randint(len(process), (), generator=stream))
+    noise = torch.randn(images.shape, generator=stream)
+    level = torch.randn((4, 2, 1, 1), generator=stream)
+    assert timestep == plain.timestep == offset.timestep
+    torch.testing.assert_close(plain.target.wanted, noise)
+    torch.testing.assert_close(offset.target.wanted, noise + 0.5 * level)
+
+
 def test_draws_repeat_with_the_seed():
     process = ToyDenoiser(network()).process
     images = latents(3, 1), latents(3, 2)
@@ -218,6 +242,27 @@ def test_a_mask_weighs_the_places_of_the_target_term(denoiser, adapter):
         torch.testing.assert_close(target_term(torch.full((4, 1, 4, 4), weight)), target_term(None))
     torch.testing.assert_close(target_term(left), mse(found[..., :2], batch.target.wanted[..., :2]))
     assert target_term(torch.zeros(4, 1, 4, 4)).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        ("target images", "target images"),
+        ("source images", "source images"),
+        ("source", "the source prompt"),
+        ("empty", "the empty prompt"),
+    ],
+)
+def test_what_a_term_lacks_is_named(denoiser, adapter, absent, message):
+    """Also to those who ask for terms without a run, which looks at the parts before."""
+    batch = noised(denoiser)
+    if absent.endswith("images"):
+        batch = replace(batch, **{absent.partition(" ")[0]: None})
+    else:
+        batch = replace(batch, prompts=replace(conditions(), **{absent: None}))
+
+    with pytest.raises(InputError, match=f"Expected {message} for this training, got none. Connect it."):
+        terms(denoiser, adapter, plan("domaingallery", denoise_guidance=3.0), batch)
 
 
 def test_a_draw_keeps_masks_and_subjects(denoiser):

@@ -17,6 +17,8 @@ def test_conditions_expand_as_views_and_join_row_by_row():
     assert joined.shapes() == {"context": (6, 3, 2), "y": (6, 5)}
     assert one.expand(4).tensors["context"].data_ptr() == one.tensors["context"].data_ptr()
     assert joined.to(dtype=torch.float64).tensors["y"].dtype == torch.float64
+    numbers = Condition({"tokens": torch.ones(1, 3, dtype=torch.int64)})
+    assert numbers.to(dtype=torch.float64).tensors["tokens"].dtype == torch.int64
 
 
 def test_conditions_that_do_not_fit_are_refused():
@@ -32,6 +34,7 @@ def test_conditions_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match="conditions that fit"):
             Condition.cat([one, other])
     assert one.fits(one.expand(4)) and Condition.cat([one, one]).constants == {"tokens": 3}
+    assert Condition({}).fits(Condition({}).expand(3)), "nothing is the same for any number of rows"
     with pytest.raises(ValueError, match="1 or 3 rows"):
         Condition({"context": torch.ones(2, 3, 2)}).expand(3)
     with pytest.raises(ValueError, match="one batch size"):

@@ -18,7 +18,7 @@ from killed_run import PLAN, run
 from safetensors import safe_open
 from toys import but, conditions, latents, part
 
-from domaingallery_core.errors import FileError, InputError
+from domaingallery_core.errors import FileError, InputError, TrainingError
 from domaingallery_core.files import writing as files
 from domaingallery_core.run import checkpoints as checkpoints_module
 from domaingallery_core.run import state, trainer
@@ -127,6 +127,32 @@ def test_stopped_after_each_step_also_those_that_are_not_finite_it_ends_with_the
 
     assert expected.skipped == result.skipped == 2 and len(expected.losses["total"]) == 6
     assert result.losses == expected.losses and same(result, expected)
+
+
+def test_a_run_that_ends_for_its_losses_is_not_kept(tmp_path):
+    """It would end again at the next step."""
+    images = torch.full_like(latents(4, 1), 1e30)  # whose square is infinite
+    weights = dict(prior=0, disentanglement=0, similarity=0)
+
+    with pytest.raises(TrainingError, match="5 steps in a row"):
+        run(but(SHORT, weights=weights), tmp_path, parts=[part(images)])
+
+    assert not checkpoint_files(tmp_path)
+
+
+def test_the_seconds_of_a_step_are_those_since_a_run_went_on(tmp_path, monkeypatch):
+    with pytest.raises(Cancelled):
+        run(SHORT, tmp_path, cancel_at(6))
+    now, told = [100.0], []
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: now[0])
+
+    def on_step(event):
+        told.append((event.step, event.seconds_per_step))
+        now[0] += 6.0
+
+    run(SHORT, tmp_path, on_step)
+
+    assert told == [(7, 0.0), (8, 3.0)]
 
 
 def test_an_error_inside_a_step_goes_back_to_the_end_of_the_last(tmp_path, monkeypatch):

@@ -13,7 +13,14 @@ from domaingallery_core.data.examples import Examples
 from domaingallery_core.errors import InputError
 from domaingallery_core.generators import generator
 from domaingallery_core.model.denoiser import Condition, Conditions
-from domaingallery_core.run.monitor import IMAGES, LEVELS, Monitor, validation_loss, watched
+from domaingallery_core.run.monitor import (
+    IMAGES,
+    LEVELS,
+    Monitor,
+    draw_previews,
+    validation_loss,
+    watched,
+)
 from domaingallery_core.run.trainer import train
 
 FACES, HOUSES = Examples(latents(5, 1)), Examples(latents(2, 3))
@@ -111,10 +118,48 @@ def test_a_training_reads_the_loss_of_all_its_categories():
     assert found[1].validation[0] != base
 
 
+class Levels(ToyDenoiser):
+    """Keep the noise levels that are asked for."""
+
+    def __call__(self, x, sigma, condition):
+        self.levels = [*getattr(self, "levels", []), float(sigma[0])]
+        return super().__call__(x, sigma, condition)
+
+
+def test_pictures_begin_with_nothing_but_noise():
+    denoiser = Levels(network())
+    sigmas = denoiser.process.sigmas
+
+    drawn = draw_previews(
+        denoiser, FACES.latents, conditions(), Monitor(previews=3, preview_steps=2, preview_cfg=1.0), 2
+    )
+
+    assert drawn.shape == (3, *FACES.latents.shape[1:])
+    assert denoiser.levels == pytest.approx(2 * [float(sigmas[-1]), float(sigmas[500])])
+
+
+def test_the_lowest_numbers_that_work_are_taken():
+    lowest = {"validate_every": 0, "preview_every": 0, "previews": 1, "preview_steps": 1, "preview_cfg": 0.0}
+
+    monitor = Monitor(**lowest)
+
+    assert {name: getattr(monitor, name) for name in lowest} == lowest
+    assert not any(looks(step, 4) for looks in (monitor.validates, monitor.draws) for step in range(5))
+
+
+def test_it_is_looked_at_the_beginning_every_few_steps_and_the_end():
+    monitor = Monitor(validate_every=3, preview_every=5)
+
+    assert [step for step in range(9) if monitor.validates(step, 8)] == [0, 3, 6, 8]
+    assert [step for step in range(9) if monitor.draws(step, 8)] == [0, 5, 8]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"validate_every": -1},
+        {"validate_every": 0.5},
+        {"preview_every": -1},
         {"preview_every": 0.5},
         {"previews": 0},
         {"previews": 1.5},

@@ -125,17 +125,56 @@ def test_every_step_is_told_with_its_terms():
 
 
 def test_a_step_is_told_with_the_mean_seconds_of_the_steps(monkeypatch):
-    now, events = [100.0], []
+    now, events, model = [100.0], [], network()
     monkeypatch.setattr(trainer.time, "perf_counter", lambda: now[0])
+
+    class Slow(ToyDenoiser):
+        def __call__(self, x, sigma, condition):
+            now[0] += 6.0
+            return super().__call__(x, sigma, condition)
 
     def on_step(event):
         events.append(event)
-        now[0] += 6.0
+        now[0] += 2.0
 
-    result = run(plan(), on_step)
+    result = run(plan("plain"), on_step, model=model, denoiser=Slow(model))
 
-    assert [event.seconds_per_step for event in events] == [0.0, 3.0, 4.0, 4.5]
-    assert result.seconds == 24.0
+    assert [event.seconds_per_step for event in events] == [6.0, 14 / 2, 22 / 3, 30 / 4]
+    assert result.seconds == 32.0
+
+
+def test_a_step_is_told_with_its_learning_rate_and_a_look_before_the_first_with_none():
+    events = []
+
+    run(plan("plain"), events.append, monitor=Monitor(validate_every=4))
+
+    assert [(event.step, event.learning_rate) for event in events] == [
+        (0, 0.0),
+        *((n, 1e-2) for n in range(1, 5)),
+    ]
+
+
+def test_what_a_step_does_not_use_stays_as_it_is():
+    """Neither momentum nor decay moves it."""
+    model, settings, seen = network(), plan("plain", weights=dict(prior=0), steps=3), []
+
+    class InTurns(ToyDenoiser):
+        def __call__(self, x, sigma, condition):
+            if len(self.rows) % 2 == 0:
+                return super().__call__(x, sigma, condition)
+            self.network.attn2.forward = lambda h, context: torch.zeros_like(h)
+            try:
+                return super().__call__(x, sigma, condition)
+            finally:
+                del self.network.attn2.forward
+
+    with toys.inject(model, settings.adapter) as adapter:
+        train(InTurns(model), adapter, [IMAGES], settings, lambda event: seen.append(adapter.state_dict()))
+
+    first, second, third = seen
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    assert {name.split(".")[0] for name in moved} == {"attn1"}
+    assert any(not torch.equal(second[name], third[name]) for name in first if name.startswith("attn2"))
 
 
 def test_what_on_step_raises_ends_the_run_and_the_model_is_as_before():
@@ -155,7 +194,18 @@ def test_what_on_step_raises_ends_the_run_and_the_model_is_as_before():
 
 
 def test_training_works_from_inference_mode_on_inference_tensors():
-    settings = plan()
+    """A model is given none of them, as it could not save them for its gradient."""
+
+    class Ordinary(ToyDenoiser):
+        def __call__(self, x, sigma, condition):
+            given.extend((x, sigma, *condition.tensors.values()))
+            return super().__call__(x, sigma, condition)
+
+        def features(self, x, sigma, condition):
+            given.extend((x, sigma, *condition.tensors.values()))
+            return super().features(x, sigma, condition)
+
+    given, settings = [], plan()
     expected = run(settings)
     with torch.inference_mode():
         model = Network().eval()
@@ -163,7 +213,8 @@ def test_training_works_from_inference_mode_on_inference_tensors():
             mine.copy_(other)
         parts = [part(latents(5, 1).clone(), latents(12, 2).clone())]
         with ordinary_weights(model):
-            found = run(settings, model=model, parts=parts)
+            found = run(settings, model=model, parts=parts, denoiser=Ordinary(model))
+        assert given and not any(tensor.is_inference() for tensor in given)
         assert model.attn1.to_q.weight.is_inference()
 
     assert all(torch.equal(v, found.state_dict[k]) for k, v in expected.state_dict.items())
@@ -202,12 +253,31 @@ def test_a_step_that_is_not_finite_is_skipped(caplog):
     assert all(bool(torch.isfinite(v).all()) for v in result.state_dict.values())
 
 
+def test_only_steps_in_a_row_that_are_not_finite_stop_a_run():
+    model = network()
+    broken = Broken(model, {1, 2, 3, 4, 6, 7, 8, 9})
+
+    result = run(plan("plain", steps=10), model=model, denoiser=broken)
+
+    assert result.skipped == 8 and len(result.losses["total"]) == 2
+
+
 def test_losses_that_stay_broken_stop_the_run():
     model, events = network(), []
     with pytest.raises(TrainingError, match="5 steps in a row"):
         run(plan("plain", steps=50), events.append, model=model, denoiser=Broken(model, set(range(100))))
 
     assert len(events) == 4
+
+
+def test_losses_without_a_gradient_are_named():
+    class Stopped(ToyDenoiser):
+        def __call__(self, x, sigma, condition):
+            return super().__call__(x, sigma, condition).detach()
+
+    model = network()
+    with pytest.raises(TrainingError, match="Expected losses with a gradient, got some without"):
+        run(plan("plain"), model=model, denoiser=Stopped(model))
 
 
 def test_a_run_too_short_to_be_stopped_for_its_losses_fails_if_none_was_finite():
@@ -225,7 +295,7 @@ def test_a_run_too_short_to_be_stopped_for_its_losses_fails_if_none_was_finite()
         ({"parts": []}, "images of a domain"),
         ({"parts": [replace(IMAGES, prompts=TARGET_ALONE)]}, "source prompt"),
         ({"parts": [WITHOUT_EMPTY], "settings": plan(denoise_guidance=2.0)}, "empty prompt"),
-        ({"parts": [WITHOUT_EMPTY], "monitor": Monitor(preview_every=2)}, "empty prompt"),
+        ({"parts": [WITHOUT_EMPTY], "monitor": Monitor(preview_every=1)}, "empty prompt"),
     ],
 )
 def test_missing_images_and_prompts_are_refused_before_the_first_step(changes, named):
@@ -239,6 +309,7 @@ def test_missing_images_and_prompts_are_refused_before_the_first_step(changes, n
 @pytest.mark.parametrize("monitor", [None, Monitor(preview_every=4, preview_steps=1, preview_cfg=1.0)])
 def test_without_guidance_no_empty_prompt_is_needed(monitor):
     assert run(plan(), parts=[WITHOUT_EMPTY], monitor=monitor).steps == 4
+    assert run(plan("erasure", denoise_guidance=2.0), parts=[WITHOUT_EMPTY], monitor=monitor).steps == 4
 
 
 def test_the_similarity_term_needs_three_source_images_of_each_category():
@@ -246,6 +317,7 @@ def test_the_similarity_term_needs_three_source_images_of_each_category():
 
     assert run(plan(), parts=[enough]).steps == 4
     assert run(plan(weights=dict(similarity=0)), parts=[few]).steps == 4
+    assert run(plan("erasure"), parts=[few]).steps == 4, "which has no such term"
     for parts in ([few], [enough, few]):
         with pytest.raises(InputError, match=r"at least 3 source images of each category .*, got 2"):
             run(plan(), parts=parts)

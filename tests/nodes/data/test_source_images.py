@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import threading
 from types import SimpleNamespace
 
@@ -29,13 +30,14 @@ def sampled(comfy, monkeypatch) -> list[int]:
 
 
 def draw(nodes, model=None, prompts=None, count=4, **changes):
+    vae = changes.pop("vae", PlainVae())
     options = {
         "width": 64, "height": 64, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
         "batch_size": 2, "seed": 3,
     } | changes  # fmt: skip
     with torch.inference_mode():
         out = nodes("nodes.data.source_images").DomainGallerySourceImages.execute(
-            model or tiny_model(), PlainVae(), prompts or tiny_prompts(nodes), count=count, **options
+            model or tiny_model(), vae, prompts or tiny_prompts(nodes), count=count, **options
         )
         return [source.latents for source in out[0]]
 
@@ -194,6 +196,20 @@ def test_images_are_the_same_whatever_memory_is_free(nodes, output, sampled, mon
     assert sampled[5:] == [4, 2]
 
 
+def test_noise_that_a_sampler_draws_is_of_the_seed_whatever_else_draws_numbers(nodes, output, sampled):
+    [expected] = draw(nodes, sampler_name="euler_ancestral")
+    model = tiny_model()
+
+    def drawing(apply, given):
+        torch.rand(1)
+        return apply(given["input"], given["timestep"], **given["c"])
+
+    model.set_model_unet_function_wrapper(drawing)
+    [found] = draw(nodes, model, sampler_name="euler_ancestral")
+
+    assert torch.equal(found, expected) and sampled == [2, 2, 2, 2]
+
+
 def test_the_end_of_a_shorter_drawing_is_drawn_again_in_a_longer_one(nodes, output, sampled):
     """Its last images were drawn in a smaller batch."""
     [expected] = draw(nodes, seed=6, count=6, batch_size=4, sampler_name="euler_ancestral")
@@ -209,11 +225,12 @@ def test_the_end_of_a_shorter_drawing_is_drawn_again_in_a_longer_one(nodes, outp
 def test_few_pictures_are_shown_and_all_are_kept_as_latents(nodes, output):
     with torch.inference_mode():
         out = nodes("nodes.data.source_images").DomainGallerySourceImages.execute(
-            tiny_model(), PlainVae(), tiny_prompts(nodes), count=20, width=64, height=64, steps=1, cfg=1.0,
+            tiny_model(), PlainVae(), tiny_prompts(nodes), count=20, width=72, height=64, steps=1, cfg=1.0,
             sampler_name="euler", scheduler="normal", batch_size=8, seed=3,
         )  # fmt: skip
 
-    assert out[0][0].latents.shape == (20, 4, 8, 8) and out[1][0].shape == (16, 8, 8, 3)
+    assert out[0][0].latents.shape == (20, 4, 8, 9) and out[1][0].shape == (16, 8, 9, 3)
+    assert out[0][0].size == (8, 9), "what a dataset makes of the images of the domain"
     assert torch.equal(out[1][0], PlainVae().decode(out[0][0].latents[:16]))
 
 
@@ -352,14 +369,45 @@ def test_a_sampler_that_takes_more_steps_does_not_draw_more_images(nodes, output
     assert {text for _, _, text, _ in updates[1:]} == {"1 of 1 images, 0 s left"}
 
 
-def test_parts_of_other_families_are_named(nodes, errors, output):
+def test_source_images_that_were_not_used_make_room(nodes, output, monkeypatch):
+    draw(nodes, count=1, seed=1)
+    first = {*output.rglob("*.safetensors")}
+    for path in [*first, *(path.parent for path in first)]:
+        os.utime(path, (9, 9))
+    monkeypatch.setattr(nodes("nodes.files.kept"), "MOST_BYTES", 1)
+
+    draw(nodes, count=1, seed=2)
+
+    [left] = output.rglob("*.safetensors")
+    assert first and left not in first
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_bars_in_the_console_are_drawn_where_the_host_draws_them(nodes, output, monkeypatch, bars):
+    module, without = host_module("comfy.sample"), []
+    sample = module.sample
+
+    def watched(*args, disable_pbar, **options):
+        without.append(disable_pbar)
+        return sample(*args, disable_pbar=True, **options)
+
+    monkeypatch.setattr(module, "sample", watched)
+    monkeypatch.setattr(host_module("comfy.utils"), "PROGRESS_BAR_ENABLED", bars)
+
+    draw(nodes, count=1)
+
+    assert without == [not bars]
+
+
+def test_parts_of_other_families_are_named(nodes, errors, output, sampled):
     class OtherVae(PlainVae):
         latent_channels = 16
 
     with pytest.raises(errors.InputError, match=r"VAE of this model \(4 channels\), got one of 16 channels"):
-        nodes("nodes.host.encoding").check_vae(tiny_model(), OtherVae())
+        draw(nodes, vae=OtherVae())
     wide = tiny_prompts(nodes, source=[[torch.zeros(1, 6, 24), {}]])
     with pytest.raises(errors.InputError, match=r"text encoder of this model \(16 wide\), got 24"):
         draw(nodes, prompts=wide)
     with pytest.raises(errors.InputError, match="prompts with a pooled embedding"):
         draw(nodes, model=tiny_model(pooled=5))
+    assert not sampled
