@@ -9,6 +9,7 @@ from .transformer import Transformer
 
 _HOST = "the template of the host"
 _MAKERS = "the examples of its makers"
+_FLUX = "https://github.com/black-forest-labs/flux"
 
 
 def _flow(steps: int, cfg: float, origin: str, *, size: int = 1024, **more: str) -> Drawing:
@@ -21,6 +22,7 @@ class StableDiffusion3(Transformer):
     """SD3 and SD3.5."""
 
     name, models, stacks, image, text = "sd3", ("SD3",), ("joint_blocks",), 1, "context_embedder"
+    spec = ("stable-diffusion-3", "https://github.com/Stability-AI/generative-models")
     drawing = _flow(28, 4.5, _MAKERS)
 
 
@@ -28,14 +30,14 @@ class Flux(Transformer):
     """Flux.1, which reads a guidance scale; it learns at 1, as trainers advise: no guidance."""
 
     name, models, stacks, text = "flux", ("Flux",), ("double_blocks", "single_blocks"), "txt_in"
-    guidance = 1.0
+    guidance, spec = 1.0, ("flux-1-dev", _FLUX)
     drawing = _flow(20, 1.0, _HOST)
 
 
 class FluxSchnell(Flux):
     """Flux.1 schnell, distilled to few steps."""
 
-    name, distilled = "flux schnell", True
+    name, distilled, spec = "flux schnell", True, ("flux-1-schnell", _FLUX)
     drawing = _flow(4, 1.0, _MAKERS)
 
     def recognises(self, base: BaseModel) -> bool:
@@ -45,14 +47,14 @@ class FluxSchnell(Flux):
 class Flux2(Flux):
     """Flux.2 dev and Klein."""
 
-    name, models = "flux2", ("Flux2",)
+    name, models, spec = "flux2", ("Flux2",), None
     drawing = _flow(20, 1.0, _HOST)
 
 
 class LongCat(Flux):
     """LongCat-Image."""
 
-    name, models, guidance = "longcat", ("LongCatImage",), None
+    name, models, guidance, spec = "longcat", ("LongCatImage",), None, None
     drawing = _flow(30, 4.0, _HOST)
 
 
@@ -60,6 +62,7 @@ class Chroma(Flux):
     """Chroma, a Flux without the distilled guidance."""
 
     name, models = "chroma", ("Chroma",)
+    spec = ("chroma", "https://huggingface.co/lodestones/Chroma")
     drawing = _flow(26, 4.0, _HOST)
 
 
@@ -67,13 +70,14 @@ class Lumina2(Transformer):
     """Lumina-Image 2.0."""
 
     name, models, stacks, text = "lumina2", ("Lumina2",), ("layers",), "cap_embedder.1"
+    spec = ("lumina-2", "https://github.com/Alpha-VLLM/Lumina-Image-2.0")
     drawing = _flow(25, 4.0, _HOST, sampler="res_multistep")
 
 
 class ZImage(Lumina2):
     """Z-Image. Turbo and Base look the same in a file; the numbers are those of Turbo."""
 
-    name, distilled = "z-image", True
+    name, distilled, spec = "z-image", True, None
     drawing = _flow(9, 1.0, f"{_HOST} for Turbo; Base takes about 30 steps at cfg 4", sampler="res_multistep")
 
     def recognises(self, base: BaseModel) -> bool:
@@ -112,6 +116,7 @@ class HunyuanImage(Transformer):
 
     name, models, text = "hunyuan-image", ("HunyuanImage21",), "txt_in.input_embedder"
     stacks, patch = ("double_blocks", "single_blocks"), 1
+    spec = ("hunyuan-image-2.1", "https://github.com/Tencent-Hunyuan/HunyuanImage-2.1")
     drawing = _flow(20, 3.5, f"{_HOST}; half its size", size=1024)
 
 

@@ -49,6 +49,7 @@ class Transformer(Family):
         stacks: names of its lists of blocks, in order; of an unknown one, all that it has.
         image: which of several things that a block gives is the image's.
         patch: how many latents a token of the image is wide.
+        spec: what LoRA managers call it, and its implementation; None where they have no words for it.
     """
 
     name = "transformer"
@@ -62,6 +63,7 @@ class Transformer(Family):
     stacks: ClassVar[tuple[str, ...]] = ()
     image: ClassVar[int] = 0
     patch: ClassVar[int] = 2
+    spec: ClassVar[tuple[str, str] | None] = None
 
     def __init_subclass__(cls) -> None:
         if "stacks" in vars(cls):
@@ -74,6 +76,12 @@ class Transformer(Family):
                 not isinstance(base.diffusion_model, UNetModel) and len(self.blocks(base.diffusion_model)) > 0
             )
         return type(base).__name__ in self.models
+
+    def architecture(self, base: BaseModel) -> dict[str, str]:
+        if self.spec is None:
+            return {}
+        name, implementation = self.spec
+        return {"modelspec.architecture": f"{name}/lora", "modelspec.implementation": implementation}
 
     def features(self, model: ModelPatcher, patches: Patches, evaluate: Evaluate) -> list[Tensor]:
         """Return the tokens of the image after each block of the first half (B D tokens 1).

@@ -78,6 +78,27 @@ def test_prompts_of_another_text_encoder_are_refused_where_the_width_can_be_told
             check(model, [[[torch.zeros(1, 4, 13), pooled]]])
 
 
+@pytest.mark.parametrize(
+    ("family", "word"),
+    [
+        ("flux", "flux-1-dev"), ("flux-schnell", "flux-1-schnell"), ("chroma", "chroma"),
+        ("sd3", "stable-diffusion-3"), ("lumina2", "lumina-2"), ("hunyuan-image", "hunyuan-image-2.1"),
+    ],
+)  # fmt: skip
+def test_managers_of_loras_are_told_the_architecture(nodes, empty_model, family, word):
+    model = empty_model(family).model
+    found = nodes("nodes.host.families").family_of(SimpleNamespace(model=model)).architecture(model)
+
+    assert found["modelspec.architecture"] == f"{word}/lora"
+    assert found["modelspec.implementation"].startswith("https://")
+
+
+@pytest.mark.parametrize("family", ["flux2", "z-image", "qwen-image", "krea2", "wan2.1"])
+def test_an_architecture_that_managers_have_no_word_for_is_left_out(nodes, empty_model, family):
+    model = empty_model(family)
+    assert nodes("nodes.host.families").family_of(model).architecture(model.model) == {}
+
+
 def test_a_guidance_scale_that_a_network_reads_is_one_where_nothing_is_said(nodes):
     """Other families are not told of any."""
     model, prompts = tiny_model(), [conditioning(0), conditioning(1)]
