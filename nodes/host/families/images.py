@@ -59,9 +59,9 @@ class LongCat(Flux):
 
 
 class Chroma(Flux):
-    """Chroma, a Flux without the distilled guidance."""
+    """Chroma, a Flux without the distilled guidance: it has only ever seen the host's 0."""
 
-    name, models = "chroma", ("Chroma",)
+    name, models, guidance = "chroma", ("Chroma",), None
     spec = ("chroma", "https://huggingface.co/lodestones/Chroma")
     drawing = _flow(26, 4.0, _HOST)
 

@@ -114,6 +114,15 @@ def test_a_guidance_scale_that_a_network_reads_is_one_where_nothing_is_said(node
     assert seen == [None, 3.5, 1.0, 3.5] and "guidance" not in prompts[0][0][1]
 
 
+def test_networks_with_a_distilled_guidance_learn_without_it_and_others_as_the_host_says(nodes):
+    families = nodes("nodes.host.families").FAMILIES
+
+    assert {name for name, family in families.items() if family.guidance == 1.0} == {
+        "flux", "flux schnell", "flux2", "hunyuan-video"
+    }  # fmt: skip
+    assert all(family.guidance in (None, 1.0) for family in families.values())
+
+
 def test_a_term_that_a_family_cannot_have_is_switched_off_and_the_node_says_so(nodes, caplog, monkeypatch):
     family = nodes("nodes.host.families").FAMILIES["stable diffusion"]
     monkeypatch.setattr(type(family), "compares", False)
