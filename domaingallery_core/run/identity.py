@@ -37,6 +37,8 @@ def run_identity(
         for kind in ("target", "source", "empty"):
             prompt = getattr(part.prompts, kind)
             found[f"{kind} prompt of {part.name}"] = fingerprint(None if prompt is None else resolved(prompt))
+        if captions := part.prompts.captions:
+            found[f"captions of {part.name}"] = fingerprint([resolved(caption) for caption in captions])
     return found
 
 
