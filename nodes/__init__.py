@@ -14,11 +14,13 @@ from .demo.demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
 from .draw.sampling import DomainGalleryEnhancement, DomainGalleryGuider, DomainGalleryKSampler
 from .draw.sweep import DomainGallerySweep
 from .files.kept import DomainGalleryKept
-from .files.saving import DomainGallerySaveLora
+from .files.saving import DomainGallerySaveEmbedding, DomainGallerySaveLora
 from .host.closing import close_when_terminated
 from .node import looks
+from .train.baseline import DomainGalleryBaseline
 from .train.personalization import DomainGalleryPersonalize
 from .train.run_options import DomainGalleryRunOptions
+from .train.subject import DomainGallerySubject
 from .train.training import DomainGalleryErase, DomainGalleryTrain
 from .train.training_options import DomainGalleryOptions
 
@@ -34,9 +36,12 @@ NODES: list[type[io.ComfyNode]] = [
     DomainGalleryErase,
     DomainGalleryTrain,
     DomainGalleryPersonalize,
+    DomainGallerySubject,
+    DomainGalleryBaseline,
     DomainGalleryOptions,
     DomainGalleryRunOptions,
     DomainGallerySaveLora,
+    DomainGallerySaveEmbedding,
     DomainGalleryKept,
     DomainGalleryGuider,
     DomainGalleryEnhancement,
@@ -51,9 +56,11 @@ class DomainGalleryExtension(ComfyExtension):
     """Register the pack's nodes with the host."""
 
     async def on_load(self) -> None:
-        """Let the host's loaders list the LoRAs of the demo, and keep a training when the host is closed."""
+        """Let the host find the LoRAs of the demo and saved embeddings; keep a training when it is closed."""
         close_when_terminated()
         folder_paths.add_model_folder_path("loras", str(DEMO_LORAS))
+        embeddings = Path(folder_paths.get_output_directory(), "embeddings")
+        folder_paths.add_model_folder_path("embeddings", str(embeddings))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

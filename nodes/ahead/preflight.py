@@ -27,6 +27,7 @@ METHOD_OF = {
     "DomainGalleryErase": "erasure",
     "DomainGalleryTrain": "domaingallery",
     "DomainGalleryPersonalize": "personalization",
+    "DomainGallerySubject": "dreambooth_lora",
 }
 #: What a training node that is not known yet may take, as anything from 1 on goes with it.
 STEPS, RATE, WEIGHT = 100_000, 1e-4, 1.0

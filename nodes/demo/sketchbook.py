@@ -16,6 +16,7 @@ import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
+import folder_paths
 import torch
 from comfy.clip_model import CLIPTextModel
 from torch import Tensor
@@ -174,7 +175,9 @@ def load_sketchbook() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, 
         load_device=device,
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    clip = comfy.sd.CLIP(_ClipTarget(), parameters=1)
+    clip = comfy.sd.CLIP(
+        _ClipTarget(), embedding_directory=folder_paths.get_folder_paths("embeddings"), parameters=1
+    )
     clip.cond_stage_model.clip_l.transformer.load_state_dict(
         build_text(weights.text, weights.rows).state_dict()
     )

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -13,19 +14,17 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor, nn
 
 from ...domaingallery_core.data.parts import Role
-from ...domaingallery_core.files.formats.comfyui import Comfyui
 from ...domaingallery_core.files.lora import core_names
-from ...domaingallery_core.fingerprints import fingerprint
-from ...domaingallery_core.generators import generator
+from ...domaingallery_core.fingerprints import fingerprint, tensors_hash
 from ...domaingallery_core.methods import METHODS
 from ...domaingallery_core.pictures.curves import VALIDATION
 from ...domaingallery_core.run.identity import run_identity
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import TrainingResult, train
-from ...domaingallery_core.trainables.adapters import Adapter
-from ...domaingallery_core.trainables.kinds import KINDS, describe
+from ...domaingallery_core.trainables.kinds import describe
 from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
+from ..host.decoding import HostDecoder, vae_patcher
 from ..host.families import family_of
 from ..host.identity import WEIGHTS, model_identity
 from ..host.memory import gradient_checkpointing, precision
@@ -47,6 +46,7 @@ from .data import Pair, check_parts, checked_category, training_parts, with_prom
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
 from .live import Live, attempt, plot_image, preview_image
 from .run_options import checkpoints_of, monitor_of
+from .trained import Trained, TrainedAdapter, kind_metadata
 
 log = logging.getLogger("domaingallery")
 
@@ -65,12 +65,14 @@ def run(
     start: Mapping[str, Tensor] | None = None,
     options: RunOptions | None = None,
     *,
+    trained: Trained | None = None,
     also: tuple[DomainPrompts, LatentDataset] | None = None,
     subject: tuple[DomainPrompts, LatentDataset] | None = None,
 ) -> io.NodeOutput:
     """Train a LoRA on a MODEL by a plan; return what a training node gives, also to a client.
 
     Args:
+        trained: what learns, if that is no adapter that begins with `start`.
         also: further prompts whose identifier is erased with the domain's, on their own dataset.
         subject: what joint personalization learns beside the domain.
     """
@@ -79,7 +81,10 @@ def run(
         domain += with_prompts(*also)
     check_parts(domain, plan)
     pairs: dict[Role, list[Pair]] = {"domain": domain, "subject": with_prompts(*subject) if subject else []}
-    options, family = options or UNWATCHED, family_of(model)
+    options, family, trained = options or UNWATCHED, family_of(model), trained or TrainedAdapter(start)
+    beside = [*trained.beside()]
+    if plan.method.method.decodes:
+        beside.append(vae_patcher(dataset.vae))
     live = Live(node, model, plan.optimizer.steps)
     warn_of_rate(plan, model.model.diffusion_model)
     live.progress.say("looking at the model")
@@ -88,28 +93,26 @@ def run(
     with kept_at_exit(), ExitStack() as claim:
         try:
             with ExitStack() as stack:
-                stack.enter_context(training(model))
+                stack.enter_context(training(model, *beside))
                 dtype = stack.enter_context(precision(model, plan.precision))
                 denoiser = HostDenoiser(model)
                 parts = training_parts(model, denoiser, pairs, plan)
-                network = model.model.diffusion_model
+                if plan.method.method.decodes:
+                    decoder = HostDecoder(model, dataset.vae)
+                    parts = [replace(part, decoder=decoder) for part in parts]
+                    base |= {"VAE weights": tensors_hash(dataset.vae.first_stage_model.state_dict())}
                 stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
-                seed = generator(plan.seed, "adapter")
-                adapter = stack.enter_context(
-                    Adapter.inject(network, plan.adapter, seed, named=family.targets)
-                )
-                if start is not None:
-                    adapter.load(adapter.imported(start))
-                identity = run_identity(adapter, parts, plan, base) | {"computes in": str(dtype)}
+                trainable, parts = trained.put(stack, denoiser, parts, plan)
+                identity = run_identity(trainable, parts, plan, base) | {"computes in": str(dtype)}
                 checkpoints = checkpoints_of(options, prompts.first.target_text, plan.method.name, identity)
                 claim.enter_context(checkpoints.claimed())
                 keep_within_bounds()  # which leaves what is claimed
                 live.checkpoints = checkpoints
                 result = train(
-                    denoiser, adapter, parts, plan, live.show, checkpoints=checkpoints,
+                    denoiser, trainable, parts, plan, live.show, checkpoints=checkpoints,
                     monitor=monitor_of(options),
                 )  # fmt: skip
-                tensors = Comfyui().to_file(adapter.exported(result.state_dict))
+                tensors = trained.result(trainable, result.state_dict)
             lora = TrainedLora(
                 tensors,
                 metadata=metadata(prompts, plan, identity, result.steps, subject and subject[0]),
@@ -155,9 +158,7 @@ def metadata(
         "format": "pt",
         "modelspec.title": f"{first.identifier} {first.category}",
         "modelspec.trigger_phrase": trigger,
-        **KINDS[plan.adapter.kind].metadata(),
-        "ss_network_dim": str(plan.adapter.rank),
-        "ss_network_alpha": f"{plan.adapter.alpha:g}",
+        **kind_metadata(plan),
         "ss_steps": str(step),
         "domaingallery.base_model_hash": identity[f"base model {WEIGHTS}"],
         "domaingallery.identity": fingerprint(identity),
