@@ -103,11 +103,7 @@ class DomainGallerySaveEmbedding(Node):
 
     @classmethod
     def execute(cls, embedding, name: str) -> io.NodeOutput:
-        if odd := [sign for sign in name.strip() if sign in ENDING]:
-            raise InputError(
-                f"Expected a name that a prompt can hold, got {shown(name)} with {shown(odd[0])} in it. Take "
-                "it out."
-            )
+        checked_word(name)
         path, saved = save_numbered(
             name,
             "embeddings",
@@ -117,6 +113,20 @@ class DomainGallerySaveEmbedding(Node):
         word = f"embedding:{folder}/{path.stem}" if folder else f"embedding:{path.stem}"
         text = f"saved {saved['subfolder']}/{path.name}\n{word}"
         return io.NodeOutput(word, str(path), ui={"text": [text]})
+
+
+def checked_word(name: str) -> str:
+    """Return the beginning of the name of an embedding.
+
+    Raises:
+        InputError: it is empty, leads out of the folder, or has in it what ends it in a prompt.
+    """
+    if odd := [sign for sign in name.strip() if sign in ENDING]:
+        raise InputError(
+            f"Expected a name that a prompt can hold, got {shown(name)} with {shown(odd[0])} in it. "
+            "Take it out."
+        )
+    return checked_name(name, "output/embeddings")
 
 
 def save_numbered(name: str, kind: str, save: Callable[[Path], Path]) -> tuple[Path, dict[str, str]]:

@@ -25,12 +25,13 @@ def encoders_of(clip: Any) -> dict[str, SDClipModel]:
     Raises:
         InputError: it has others.
     """
-    names, model = list(clip.tokenize("")), clip.cond_stage_model
+    tokens, model = clip.tokenize(""), getattr(clip, "cond_stage_model", None)
+    names = list(tokens) if isinstance(tokens, dict) else []
     found = {name: getattr(model, f"clip_{name}", None) for name in names}
     if not found or not all(isinstance(each, SDClipModel) for each in found.values()):
         raise InputError(
-            f"Expected the text encoder of Stable Diffusion or SDXL, got a {type(model).__name__} that reads "
-            f"{', '.join(map(str, names))}. Use a model with CLIP text encoders, or train a LoRA."
+            f"Expected the CLIP text encoders of Stable Diffusion or SDXL, got {type(clip).__name__} with "
+            f"{shown(model)}. Use a model with such text encoders, or train a LoRA."
         )
     return found  # type: ignore[return-value]
 
@@ -43,7 +44,7 @@ def check_word(clip: Any, word: str) -> None:
     """
     encoders_of(clip)
     for numbers in plain_tokens(clip, word).values():
-        if len(numbers) != 1:
+        if len(numbers) != 1 or not word.isalnum():  # brackets weigh a word, and a colon may name a file
             raise InputError(
                 f"Expected a word of one token to begin with, got {shown(word)} with {len(numbers)}. Enter "
                 "another common word, such as dog or painting."

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.nodes import training
 from tests.nodes.tiny import host_module, same, tiny_dataset, tiny_model, weights_of
@@ -322,3 +323,68 @@ def test_embeddings_of_one_and_of_two_text_encoders_are_filed_as_loaders_read_th
         found = load_embed(both.removeprefix("embedding:"), folder, width, name)
         assert torch.equal(found, vectors[name])
     assert torch.equal(load_embed(alone.removeprefix("embedding:"), folder, 768, "clip_l"), vectors["clip_l"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "Textual Inversion"}, "Expected the text encoder of the model, .*got none. Connect clip"),
+        ({"method": "DreamBooth", "method.steps": 0}, "Expected steps to be a whole number from 1"),
+        ({"method": "DreamBooth", "method.copies": "int8"}, "Expected copies to be one of float32, bfloat16"),
+        (
+            {"method": "DomainStudio", "options": ["small", 0]},
+            "Expected a batch size of at least 3 for the image_similarity term, got 2",
+        ),
+        ({"method": "DreamBooth"}, None),
+        ({"method": "DomainStudio", "method.variant": "released"}, None),
+        ({"method": "Textual Inversion", "method.clip": ["demo", 1]}, None),
+        ({"method": ["other", 0]}, None),
+    ],
+)
+def test_a_graph_is_looked_at_before_anything_is_drawn(nodes, errors, changes, message):
+    ahead, graphs = nodes("nodes.ahead.preflight"), nodes("nodes.ahead.prompt_graph")
+    kept = {part.id: part.default for part in nodes("nodes.train.training_options").DomainGalleryOptions
+            .define_schema().inputs}  # fmt: skip
+    prompt = {
+        "words": {
+            "class_type": "DomainGalleryPrompts",
+            "inputs": {"clip": ["demo", 1], "identifier": "sks", "category": "face"},
+        },
+        "demo": {"class_type": "DomainGalleryLoadDemo"},
+        "other": {"class_type": "NoSuchNode"},
+        "small": {"class_type": "DomainGalleryOptions", "inputs": kept | {"batch_size": 2}},
+        "train": {"class_type": "DomainGalleryBaseline", "inputs": {"prompts": ["words", 0], **changes}},
+    }
+
+    def look():
+        ahead.check_graph(graphs.PromptGraph(prompt, ["train"]), "train")
+
+    if message is None:
+        look()
+    else:
+        with pytest.raises(errors.InputError, match=message):
+            look()
+
+
+@pytest.mark.parametrize(("kind", "name"), [("SaveLora", "../x"), ("SaveEmbedding", "a b")])
+def test_names_of_files_are_looked_at_before_anything_is_drawn(nodes, errors, kind, name):
+    graph = nodes("nodes.ahead.prompt_graph").PromptGraph(
+        {"save": {"class_type": f"DomainGallery{kind}", "inputs": {"name": name}}}, ["save"]
+    )
+
+    with pytest.raises(errors.InputError, match=r"inside the folder output/loras|that a prompt can hold"):
+        nodes("nodes.ahead.preflight").check_graph(graph, "save")
+
+
+def test_all_weights_are_saved_under_the_names_of_other_programs(nodes, model, output):
+    lora = baseline(nodes, model, "DreamBooth", steps=1)[0]
+    save = nodes("nodes.files.saving").DomainGallerySaveLora
+
+    path = save.execute(lora, "all", "kohya").result[0]
+
+    names = set(load_file(path))
+    assert "lora_unet_down_blocks_0_resnets_0_conv1.diff" in names
+    assert len(names) == len(lora) and all(name.endswith((".diff", ".diff_b")) for name in names)
+    stock = host_module("comfy.sd").load_lora_for_models
+    loaded, _ = stock(model, None, load_file(path), 1.0, 0.0)
+    assert len(loaded.patches) == len(lora)
