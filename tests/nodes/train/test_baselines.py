@@ -388,3 +388,88 @@ def test_all_weights_are_saved_under_the_names_of_other_programs(nodes, model, o
     stock = host_module("comfy.sd").load_lora_for_models
     loaded, _ = stock(model, None, load_file(path), 1.0, 0.0)
     assert len(loaded.patches) == len(lora)
+
+
+@pytest.fixture(scope="module")
+def sdxl(comfy, nodes):
+    """Return a MODEL that reads what SDXL's text encoders give, and these with three layers each."""
+    import comfy.sd
+    import comfy.sdxl_clip
+
+    three = {"num_hidden_layers": 3}
+    target = SimpleNamespace(
+        params={}, clip=comfy.sdxl_clip.SDXLClipModel, tokenizer=comfy.sdxl_clip.SDXLTokenizer
+    )
+    options = {"clip_l_model_config": three, "clip_g_model_config": three, "dtype": torch.float16}
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        clip = comfy.sd.CLIP(target, embedding_directory=[], model_options=options)
+        for name, weight in clip.cond_stage_model.named_parameters():
+            if weight.ndim < 2:
+                weight.fill_(1.0 if name.endswith("weight") else 0.0)
+            else:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+        model = tiny_model(pooled=1280, context=2048)
+        prompts = nodes("nodes.data.prompts").DomainGalleryPrompts.execute(clip, "sks", "dog")[0]
+    return SimpleNamespace(model=model, clip=clip, prompts=prompts, nodes=nodes, dataset=tiny_dataset(nodes))
+
+
+def test_both_text_encoders_of_sdxl_get_the_new_word(sdxl, output, monkeypatch):
+    model, clip = weights_of(sdxl.model), copies(sdxl.clip.get_sd())
+    own, words = sdxl.nodes("nodes.train.trained"), []
+    own_word = own.NewWord
+    monkeypatch.setattr(own, "NewWord", lambda *given: words.append(own_word(*given)) or words[-1])
+
+    result = on_demo(sdxl, "Textual Inversion", vectors=3, templates="style", word="")
+    word, path = sdxl.nodes("nodes.files.saving").DomainGallerySaveEmbedding.execute(result[4], "xl").result
+    for tokenizer in (sdxl.clip.tokenizer.clip_l, sdxl.clip.tokenizer.clip_g):
+        monkeypatch.setattr(tokenizer, "embedding_directory", [str(output / "embeddings")])
+    with torch.inference_mode():
+        [[context, pooled]] = words[0].encode("a painting in the style of {}")
+        found = sdxl.clip.encode_from_tokens_scheduled(
+            sdxl.clip.tokenize(f"a painting in the style of {word}")
+        )
+
+    assert {name: tuple(t.shape) for name, t in load_file(path).items()} == {
+        "clip_l": (3, 768), "clip_g": (3, 1280),
+    }  # fmt: skip
+    assert torch.equal(found[0][0], context) and torch.equal(
+        found[0][1]["pooled_output"], pooled["pooled_output"]
+    )
+    began = encoded(sdxl.clip, "a painting in the style of dog dog dog")
+    for part in (slice(0, 768), slice(768, None)):  # each encoder reads what it learned
+        assert not torch.equal(began[..., part], context[..., part])
+    assert same(model, weights_of(sdxl.model)) and same(clip, sdxl.clip.get_sd())
+
+
+@pytest.mark.parametrize("method", ["DreamBooth", "DreamBooth LoRA"])
+def test_a_model_that_reads_a_size_and_a_pooled_embedding_trains(sdxl, method):
+    before = weights_of(sdxl.model)
+
+    result = on_demo(sdxl, method)
+
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in result[0].values())
+    assert load_lora(sdxl.model, result[0]).patches and same(before, weights_of(sdxl.model))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_all_weights_of_a_model_in_half_precision_learn_in_float32(comfy, nodes, dtype):
+    model = tiny_model(dtype=dtype)
+    before = weights_of(model)
+
+    result = baseline(nodes, model, "DreamBooth")
+
+    assert {tensor.dtype for tensor in result[0].values()} == {torch.float32}
+    assert all(bool(tensor.any()) and bool(torch.isfinite(tensor).all()) for tensor in result[0].values())
+    assert same(before, weights_of(model))
+
+
+def test_what_all_weights_take_is_warned_of_where_there_is_less(nodes, model, monkeypatch, caplog):
+    own = nodes("nodes.train.trained")
+    monkeypatch.setattr(own.comfy.model_management, "get_free_memory", lambda *_: 2**20)
+
+    baseline(nodes, model, "DreamBooth", steps=1)
+
+    numbers = sum(weight.numel() for weight in model.model.diffusion_model.parameters())
+    assert f"moments take {numbers * 16 / 2**30:.2g} GB beside the model" in caplog.text
+    assert "set optimizer to adamw8bit" in caplog.text
