@@ -246,6 +246,23 @@ def test_each_method_shows_its_own_fields(nodes):
     assert all(part.tooltip.endswith(".") for option in choice.options for part in option.inputs)
 
 
+def test_what_a_browser_sends_comes_as_the_fields_of_the_chosen_method(nodes, comfy):
+    """By the functions with which the host gathers inputs; the fields of other methods are left out."""
+    from comfy_api.latest import _io
+
+    node = nodes("nodes.train.baseline").DomainGalleryBaseline
+    fields = chosen("Textual Inversion")
+    sent = {f"method.{name}": value for name, value in fields.items()} | {"method": fields["method"]}
+    del sent["method.method"]
+
+    found, _, known = _io.get_finalized_class_inputs(node.INPUT_TYPES(), sent | {"method.copies": "float32"})
+    given = _io.build_nested_inputs(sent, known)
+
+    assert given == {"method": fields | {"clip": None}}
+    assert {"method.word", "method.steps"} <= found["required"].keys() and "method.clip" in found["optional"]
+    assert "method.copies" not in found["required"] | found["optional"]
+
+
 class StopsTheGradient(torch.nn.Module):
     def decode(self, latents):
         return latents[:, :3].detach().repeat_interleave(8, 2)
