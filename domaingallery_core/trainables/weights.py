@@ -1,8 +1,8 @@
-"""All weights of a model: copies learn beside a base that is never written to."""
+"""All weights of a model, or of several: copies learn beside a base that is never written to."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
@@ -36,13 +36,16 @@ class Weights:
     The module has the copies while this is on and its own weights, which nothing writes to, otherwise.
     """
 
-    def __init__(self, module: nn.Module, settings: WeightSettings | None = None) -> None:
-        """Put copies into a module, which changes nothing yet.
+    def __init__(
+        self, modules: nn.Module | Mapping[str, nn.Module], settings: WeightSettings | None = None
+    ) -> None:
+        """Put copies into a module, or several by what their names begin with; this changes nothing yet.
 
         Raises:
             InputError: a weight is quantised, or there is none.
         """
-        self.module, self.settings = module, settings or WeightSettings()
+        self.modules = {"": modules} if isinstance(modules, nn.Module) else dict(modules)
+        self.settings = settings or WeightSettings()
         self._places: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter, nn.Parameter]] = []
         self._names: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
         self._off = 0
@@ -52,7 +55,12 @@ class Weights:
 
     def _copy(self) -> None:
         copies: dict[int, nn.Parameter] = {}  # weights that are tied stay tied
-        for path, child in self.module.named_modules():
+        children = (
+            (f"{prefix}{path}", child)
+            for prefix, module in self.modules.items()
+            for path, child in module.named_modules()
+        )
+        for path, child in children:
             for name, base in child._parameters.items():
                 if base is None:
                     continue
@@ -64,9 +72,9 @@ class Weights:
                 self._places.append((child._parameters, name, base, copy))
                 self._names[full] = base, copy
         if not self._names:
+            kinds = " and ".join(type(module).__name__ for module in self.modules.values())
             raise InputError(
-                f"Expected a model with weights to train, got none in {type(self.module).__name__}. "
-                "Connect another model."
+                f"Expected a model with weights to train, got none in {kinds}. Connect another model."
             )
 
     def _put(self, *, on: bool) -> None:
@@ -87,8 +95,8 @@ class Weights:
 
     @property
     def roots(self) -> tuple[nn.Module, ...]:
-        """Return the module whose weights learn."""
-        return (self.module,)
+        """Return the modules whose weights learn."""
+        return tuple(self.modules.values())
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Return the copies by the names of the weights; of weights that are tied, the first."""
@@ -175,9 +183,9 @@ def _wide(weight: Tensor) -> Tensor:
     return weight.detach().to(device="cpu", dtype=torch.promote_types(weight.dtype, torch.float32))
 
 
-def bytes_beside_base(module: nn.Module, settings: WeightSettings, optimizer: str) -> int:
-    """Return how much memory copies, gradients and moments of all weights of a module take."""
-    numbers = sum(weight.numel() for weight in module.parameters())
+def bytes_beside_base(modules: Iterable[nn.Module], settings: WeightSettings, optimizer: str) -> int:
+    """Return how much memory copies, gradients and moments of all weights of some modules take."""
+    numbers = sum(weight.numel() for module in modules for weight in module.parameters())
     each = getattr(torch, settings.copies).itemsize
     moments = 2 if optimizer == "adamw8bit" else 2 * each
     return numbers * (2 * each + moments)

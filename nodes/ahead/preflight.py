@@ -16,7 +16,7 @@ from ...domaingallery_core.trainables.kinds import KINDS
 from ..checks import check_value
 from ..files.saving import checked_name, checked_word
 from ..sockets import TrainingOptions
-from ..train.baseline import fields, plan_of, trained_by
+from ..train.baseline import ENCODERS, fields, plan_of, trained_by
 from ..train.data import check_parts, check_subject, checked_category, with_prompts
 from ..train.run_options import DomainGalleryRunOptions
 from .foreseen import Foresight, at
@@ -140,14 +140,14 @@ def _chosen_plan(foresight: Foresight, node: GraphNode, options: TrainingOptions
         return None
     chosen = {"method": key}
     for part in option.inputs:
-        if part.id != "clip":
+        if part.id not in ENCODERS:
             value = graph.value(node, f"method.{part.id}", part.default)
             chosen[part.id] = part.default if value is UNKNOWN else value
             check_value(part, chosen[part.id])
     seed = graph.value(node, "seed", 0)
     plan = plan_of(chosen, seed if isinstance(seed, int) else 0, prompts, options)
     if plan.tokens is not None and graph.source(node, "method.clip") is None:
-        trained_by(plan, None)
+        trained_by(plan, prompts, None)
     return plan
 
 

@@ -1,4 +1,4 @@
-"""New words in the prompts of a CLIP: their vectors stand where an embedding would, and have a gradient."""
+"""Prompts of a CLIP with a gradient, and new words in them: their vectors stand where an embedding would."""
 
 from __future__ import annotations
 
@@ -95,8 +95,13 @@ class NewWord:
         return self.clip.encode_from_tokens_scheduled(found, show_pbar=False)
 
 
+def encoded(clip: Any, text: str) -> Conditioning:
+    """Return a text as the host encodes prompts."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text), show_pbar=False)
+
+
 @contextmanager
-def learning_words(clip: Any) -> Iterator[None]:
+def learning_text(clip: Any) -> Iterator[None]:
     """Return a context in which a CLIP, loaded for training, encodes with a gradient and loads nothing.
 
     The layers of the host add to their input in place, which what a norm keeps of it must not see.

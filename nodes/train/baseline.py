@@ -14,7 +14,7 @@ from ...domaingallery_core.methods.terms import PRIOR
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.trainables.tokens import TokenSettings
 from ...domaingallery_core.trainables.weights import WeightSettings
-from ..host.new_words import check_word
+from ..host.new_words import check_word, encoders_of
 from ..host.progress import node_id
 from ..node import Node
 from ..settings import setting_input, weight_input
@@ -31,6 +31,8 @@ CHOICES = {
     "Textual Inversion": "textual_inversion",
 }
 VARIANTS = ("published", "released")
+#: The fields that are text encoders.
+ENCODERS = ("clip", "text_encoder")
 NO_LORA = (
     "Expected a LoRA of this training, got an embedding: Textual Inversion changes no weight. Connect the "
     "output embedding to Save Embedding."
@@ -51,8 +53,13 @@ def fields() -> list[io.DynamicCombo.Option]:
     clip = io.Clip.Input(
         "clip", optional=True, tooltip="The text encoder of the model, which reads the new word. Needed here."
     )
+    text_encoder = io.Clip.Input(
+        "text_encoder",
+        optional=True,
+        tooltip="The text encoder of the model, if it is to learn as well. Without it, it stays as it is.",
+    )
     of_method = {
-        "DreamBooth": [*length_inputs(METHODS["dreambooth"], recipe), prior, copies],
+        "DreamBooth": [*length_inputs(METHODS["dreambooth"], recipe), prior, copies, text_encoder],
         "DreamBooth LoRA": [*length_inputs(METHODS["dreambooth_lora"], recipe), prior],
         "DomainStudio": [
             variant,
@@ -114,7 +121,7 @@ class DomainGalleryBaseline(Node):
     @classmethod
     def execute(cls, model, prompts, dataset, method, seed, options=None, run_options=None) -> io.NodeOutput:
         plan = plan_of(method, seed, prompts, options)
-        trained = trained_by(plan, method.get("clip"))
+        trained = trained_by(plan, prompts, method.get("clip") or method.get("text_encoder"))
         output = run(model, prompts, dataset, plan, node_id(cls), options=run_options, trained=trained)
         lora, *others = output.result
         embedding: Any = ExecutionBlocker(NO_EMBEDDING)
@@ -131,7 +138,7 @@ def plan_of(
     Raises:
         InputError: a value cannot work.
     """
-    given = {name: value for name, value in chosen.items() if name not in ("method", "clip")}
+    given = {name: value for name, value in chosen.items() if name not in ("method", *ENCODERS)}
     name = CHOICES[chosen["method"]]
     if given.pop("variant", VARIANTS[0]) == "released":
         name = f"{name}_released"
@@ -143,8 +150,8 @@ def plan_of(
     return (options or TrainingOptions()).plan(name, steps, learning_rate, seed, own=own, **weights)
 
 
-def trained_by(plan: TrainingPlan, clip: Any) -> Trained:
-    """Return what a plan trains.
+def trained_by(plan: TrainingPlan, prompts: DomainPrompts, clip: Any) -> Trained:
+    """Return what a plan trains, beside a text encoder if there is one.
 
     Raises:
         InputError: a new word is to be learned without a text encoder, or by one that does not know the word
@@ -153,7 +160,9 @@ def trained_by(plan: TrainingPlan, clip: Any) -> Trained:
     if plan.adapter is not None:
         return TrainedAdapter()
     if plan.weights is not None:
-        return TrainedWeights()
+        if clip is not None:
+            encoders_of(clip)
+        return TrainedWeights(clip, prompts)
     assert plan.tokens is not None
     if clip is None:
         raise InputError(

@@ -11,13 +11,13 @@ from typing import Any
 
 import comfy.model_management
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...domaingallery_core.data.parts import Part
-from ...domaingallery_core.files.formats.comfyui import Comfyui
+from ...domaingallery_core.files.formats.comfyui import TEXT, Comfyui
 from ...domaingallery_core.generators import generator
 from ...domaingallery_core.methods.textual_inversion import TEMPLATES
-from ...domaingallery_core.model.denoiser import Condition
+from ...domaingallery_core.model.denoiser import Conditions, Prompt
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.trainables.adapters import Adapter
 from ...domaingallery_core.trainables.kinds import KINDS
@@ -27,7 +27,8 @@ from ...domaingallery_core.trainables.weights import Weights, bytes_beside_base
 from ..host.families import family_of
 from ..host.memory import casting
 from ..host.model import HostDenoiser
-from ..host.new_words import NewWord, first_vectors, learning_words
+from ..host.new_words import NewWord, encoded, first_vectors, learning_text
+from ..sockets import DomainPrompts
 
 log = logging.getLogger("domaingallery")
 
@@ -70,18 +71,54 @@ class TrainedAdapter(Trained):
 
 
 class TrainedWeights(Trained):
-    """All weights of the network, as differences to those of the MODEL."""
+    """All weights of the network, and of its text encoder if there is one, as differences to their own.
+
+    Args:
+        prompts: the words of the parts, which are encoded anew in each step where the text encoder learns.
+    """
+
+    def __init__(self, clip: Any = None, prompts: DomainPrompts | None = None) -> None:
+        self.clip, self.prompts = clip, prompts
+
+    def beside(self) -> Iterable[ModelPatcher]:
+        return () if self.clip is None else (self.clip.patcher,)
 
     def put(
         self, stack: ExitStack, denoiser: HostDenoiser, parts: list[Part], plan: TrainingPlan
     ) -> tuple[Trainable, list[Part]]:
         model = denoiser.model
-        network = model.model.diffusion_model
+        modules: dict[str, nn.Module] = {"": model.model.diffusion_model}
+        if self.clip is not None:
+            modules[TEXT] = self.clip.cond_stage_model
         assert plan.weights is not None
-        warn_of_memory(model, bytes_beside_base(network, plan.weights, plan.optimizer.optimizer))
-        weights = stack.enter_context(Weights(network, plan.weights))
-        stack.enter_context(casting(network))
+        needed = bytes_beside_base(modules.values(), plan.weights, plan.optimizer.optimizer)
+        warn_of_memory(model, needed)
+        weights = stack.enter_context(Weights(modules, plan.weights))
+        for module in modules.values():
+            stack.enter_context(casting(module))
+        if self.clip is not None:
+            stack.enter_context(learning_text(self.clip))
+            parts = [self._encoded_anew(part, denoiser) for part in parts]
         return weights, parts
+
+    def _encoded_anew(self, part: Part, denoiser: HostDenoiser) -> Part:
+        """Return a part whose prompts are encoded whenever they are looked at."""
+        assert self.prompts is not None
+        names = {f"{words.identifier} {words.category}": words for words in self.prompts.categories}
+        words = next(w for name, w in names.items() if f"{part.name}, ".startswith(f"{name}, "))
+
+        def prompt(text: str) -> Prompt:
+            return lambda: denoiser.conditions([encoded(self.clip, text)], like(part))[0]
+
+        conditions = Conditions(
+            target=prompt(words.target_text), source=prompt(words.source_text), empty=prompt("")
+        )
+        return replace(part, prompts=conditions)
+
+    def result(self, trainable: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # What a text encoder has besides learns nothing, and the loaders of LoRAs know no name for it.
+        learned = {n: t for n, t in state.items() if not n.startswith(TEXT) or bool(t.any())}
+        return super().result(trainable, learned)
 
 
 class TrainedWord(Trained):
@@ -98,7 +135,7 @@ class TrainedWord(Trained):
     ) -> tuple[Trainable, list[Part]]:
         clip, settings = self.clip, plan.tokens
         assert settings is not None
-        stack.enter_context(learning_words(clip))
+        stack.enter_context(learning_text(clip))
         first = first_vectors(clip, settings.word, settings.vectors)
         device, roots = denoiser.model.load_device, (clip.cond_stage_model, denoiser.model.model)
         tokens = Tokens({name: vectors.to(device) for name, vectors in first.items()}, roots)
@@ -124,16 +161,19 @@ def kind_metadata(plan: TrainingPlan) -> dict[str, str]:
 
 def learned_under(part: Part, word: NewWord, denoiser: HostDenoiser, templates: Sequence[str]) -> Part:
     """Return a part whose images are learned under templates of a new word; the first is also looked at."""
-    like = (part.target or part.source).latents[:1]  # type: ignore[union-attr]
 
-    def caption(template: str) -> Any:
-        def now() -> Condition:
-            return denoiser.conditions([word.encode(template)], like)[0]
-
-        return now
+    def caption(template: str) -> Prompt:
+        return lambda: denoiser.conditions([word.encode(template)], like(part))[0]
 
     captions = tuple(map(caption, templates))
     return replace(part, prompts=replace(part.prompts, target=captions[0], captions=captions))
+
+
+def like(part: Part) -> Tensor:
+    """Return a latent (1 C H W) of the size of a part."""
+    examples = part.target or part.source
+    assert examples is not None
+    return examples.latents[:1]
 
 
 def warn_of_memory(model: ModelPatcher, needed: int) -> None:

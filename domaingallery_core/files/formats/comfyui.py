@@ -9,6 +9,9 @@ from torch import Tensor
 from ...errors import FileError, shown
 from .base import Format
 
+#: How the names of a text encoder begin, here and in the core.
+TEXT = "text_encoders."
+
 
 class Comfyui(Format):
     """Names of ComfyUI."""
@@ -17,12 +20,14 @@ class Comfyui(Format):
     help = "the names of this program"
 
     def to_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {self.prefix + name: tensor for name, tensor in tensors.items()}
+        return {
+            name if name.startswith(TEXT) else self.prefix + name: tensor for name, tensor in tensors.items()
+        }
 
     def from_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if other := [name for name in tensors if not name.startswith(self.prefix)]:
+        if other := [name for name in tensors if not name.startswith((self.prefix, TEXT))]:
             raise FileError(
                 f"Expected LoRA names that begin with {self.prefix!r}, got {shown(other[0])}. "
-                "Use a LoRA of the diffusion model alone, saved in the comfyui format."
+                "Use a LoRA of the diffusion model, saved in the comfyui format."
             )
         return {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}

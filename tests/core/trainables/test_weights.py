@@ -184,6 +184,25 @@ def test_a_quantised_weight_is_refused_by_name(dtype):
     assert snapshot(model) == before
 
 
+def test_weights_of_two_models_learn_under_names_of_their_own():
+    one, two = network(), network(1)
+    before = snapshot(one), snapshot(two)
+
+    with Weights({"": one, "text.": two}) as weights:
+        assert weights.roots == (one, two)
+        names = set(dict(one.named_parameters()))
+        assert weights.named_parameters().keys() == names | {f"text.{name}" for name in names}
+        with torch.no_grad():
+            weights.named_parameters()["text.proj_in.bias"].add_(1)
+        state = weights.state_dict()
+        assert not torch.equal(two(*inputs()), network(1)(*inputs()))
+        with weights.off():
+            assert torch.equal(two(*inputs()), network(1)(*inputs()))
+
+    assert bool((state["text.proj_in.bias"] == 1).all()) and not bool(state["proj_in.bias"].any())
+    assert (snapshot(one), snapshot(two)) == before
+
+
 def test_a_model_without_weights_is_refused():
     with pytest.raises(InputError, match="Expected a model with weights to train, got none in ReLU"):
         Weights(nn.ReLU())
@@ -210,6 +229,7 @@ def test_weights_that_were_loaded_in_inference_mode_learn():
 def test_what_they_take_is_told_before():
     model = nn.Linear(10, 10, bias=False)
 
-    assert bytes_beside_base(model, WeightSettings(), "adamw") == 100 * 16
-    assert bytes_beside_base(model, WeightSettings(copies="bfloat16"), "adamw") == 100 * 8
-    assert bytes_beside_base(model, WeightSettings(), "adamw8bit") == 100 * 10
+    assert bytes_beside_base([model], WeightSettings(), "adamw") == 100 * 16
+    assert bytes_beside_base([model, model], WeightSettings(), "adamw") == 200 * 16
+    assert bytes_beside_base([model], WeightSettings(copies="bfloat16"), "adamw") == 100 * 8
+    assert bytes_beside_base([model], WeightSettings(), "adamw8bit") == 100 * 10

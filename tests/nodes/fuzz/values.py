@@ -202,6 +202,7 @@ HOSTILE: dict[str, SearchStrategy[Any]] = {
             },
             optional={
                 "clip": st.one_of(STRANGE, st.just(Made("clip", ("",)))),
+                "text_encoder": st.one_of(STRANGE, st.just(Made("clip", ("",)))),
                 "word": TEXTS,
                 "vectors": st.one_of(STRANGE, st.integers(1, 3)),
                 "templates": st.one_of(TEXTS, st.just("style")),

@@ -202,6 +202,40 @@ def test_every_template_fits_the_text_encoder_with_a_word_in_its_place(demo):
         assert not torch.equal(found, encoded(demo.clip, template.format("face")))
 
 
+def test_a_text_encoder_learns_with_the_model_and_loads_by_the_stock_loader(demo, output):
+    """Both are as they were; a file of both, loaded onto both, encodes as the text encoder did at the end."""
+    model, clip = weights_of(demo.model), copies(demo.clip.get_sd())
+    kept, own = {}, demo.nodes("domaingallery_core.trainables.weights").Weights
+    remove = own.remove
+
+    def noted(self):
+        kept.update(copies(self.named_parameters()))
+        remove(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own, "remove", noted)
+        alone = on_demo(demo, "DreamBooth")
+        both = on_demo(demo, "DreamBooth", text_encoder=demo.clip)
+    path = demo.nodes("nodes.files.saving").DomainGallerySaveLora.execute(both[0], "b", "comfyui").result[0]
+    with torch.inference_mode():
+        loaded, encoder = host_module("comfy.sd").load_lora_for_models(
+            demo.model, demo.clip, load_file(path), 1.0, 1.0
+        )
+
+    ours = {name: t for name, t in both[0].items() if name.startswith("text_encoders.")}
+    assert set(both[0]) - set(ours) == set(alone[0]) and not same(alone[0], {n: both[0][n] for n in alone[0]})
+    assert len(loaded.patches) == len(alone[0]) and len(encoder.patcher.patches) == len(ours) > 20
+    for name in encoder.patcher.patches:
+        found = encoder.patcher.patch_weight_to_device(name, return_weight=True)
+        learned = kept[f"text_encoders.{name}"]
+        digit = torch.finfo(clip[name].dtype).eps * torch.maximum(learned.abs(), clip[name].abs())
+        assert bool(((found - learned).abs() <= digit).all())  # the host has text encoders in float16
+    assert same(model, weights_of(demo.model)) and same(clip, demo.clip.get_sd())
+    assert not any("forward" in vars(module) for module in demo.clip.cond_stage_model.modules())
+    with pytest.raises(demo.nodes("domaingallery_core.errors").FileError, match="Save in the comfyui format"):
+        demo.nodes("nodes.files.saving").DomainGallerySaveLora.execute(both[0], "b", "kohya")
+
+
 @pytest.mark.parametrize("method", [*FIELDS])
 def test_a_cancelled_training_goes_on_to_the_same_bytes(demo, small, method, cancel_at):
     options = {"options": small, "steps": 3}
@@ -239,10 +273,11 @@ def test_each_method_shows_its_own_fields(nodes):
     shown = {option.key: [part.id for part in option.inputs] for option in choice.options}
 
     length = {"steps", "learning_rate"}
-    assert {name: set(ids) - {"clip"} for name, ids in shown.items()} == {
+    assert {name: set(ids) - {"clip", "text_encoder"} for name, ids in shown.items()} == {
         name: length | fields.keys() for name, fields in FIELDS.items()
     }
     assert [name for name, ids in shown.items() if "clip" in ids] == ["Textual Inversion"]
+    assert [name for name, ids in shown.items() if "text_encoder" in ids] == ["DreamBooth"]
     assert all(part.tooltip.endswith(".") for option in choice.options for part in option.inputs)
 
 
