@@ -525,3 +525,11 @@ def test_what_all_weights_take_is_warned_of_where_there_is_less(nodes, model, mo
     numbers = sum(weight.numel() for weight in model.model.diffusion_model.parameters())
     assert f"moments take {numbers * 16 / 2**30:.2g} GB beside the model" in caplog.text
     assert "set optimizer to adamw8bit" in caplog.text
+
+
+def test_the_host_makes_copies_of_the_demo_model_for_its_own_training(demo):
+    """The same weights in other tensors."""
+    with torch.inference_mode():
+        copy = demo.model.clone(force_deepcopy=True)
+
+    assert copy.model is not demo.model.model and same(weights_of(copy), weights_of(demo.model))
