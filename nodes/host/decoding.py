@@ -11,7 +11,7 @@ from torch import Tensor
 from ...domaingallery_core.errors import InputError, shown
 from .encoding import check_vae
 
-OTHERWISE = "Connect the VAE that belongs to the model to Dataset, and no preview VAE."
+OTHERWISE = "Connect the VAE that belongs to the model to Dataset."
 
 
 class HostDecoder:
@@ -30,8 +30,8 @@ class HostDecoder:
     def __call__(self, latents: Tensor, *, rescaled: bool = True) -> Tensor:
         """Return pictures (B 3 H W) of latents (B C H W) as the model sees them."""
         given = self.model.model.process_latent_out(latents) if rescaled else latents
-        found = self.vae.first_stage_model.decode(given.to(self.vae.vae_dtype))
-        return found.to(latents.dtype)
+        given = given.to(device=self.vae.patcher.load_device, dtype=self.vae.vae_dtype)
+        return self.vae.first_stage_model.decode(given).to(latents)
 
     def _check(self) -> None:
         channels = self.model.model.latent_format.latent_channels

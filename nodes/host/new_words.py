@@ -11,12 +11,10 @@ from comfy.sd1_clip import SDClipModel
 from torch import Tensor, nn
 
 from ...domaingallery_core.errors import InputError, shown
+from ...domaingallery_core.methods.textual_inversion import PLACE
 from ...domaingallery_core.trainables.tokens import Tokens
 from ..sockets import Conditioning
 from .memory import attribute
-
-#: In a template: where the new word goes.
-PLACE = "{}"
 
 
 def encoders_of(clip: Any) -> dict[str, SDClipModel]:
@@ -80,18 +78,26 @@ class NewWord:
         self.clip, self.tokens, self.word = clip, tokens, word
 
     def encode(self, template: str) -> Conditioning:
-        """Return a template encoded as the host encodes prompts, with the vectors as they are now."""
+        """Return a template encoded as the host encodes prompts, with the vectors as they are now.
+
+        Raises:
+            InputError: the text encoder cannot read all of it at once.
+        """
         before, _, after = template.partition(PLACE)
         count = len(next(iter(self.tokens.vectors.values())))
         text = f"{before}{' '.join([self.word] * count)}{after}"
         found = {}
         for name, rows in self.clip.tokenize(text).items():
             first = 1 + len(plain_tokens(self.clip, before)[name])
+            if len(rows) > 1:
+                raise InputError(
+                    f"Expected captions of at most {len(rows[0])} tokens, got a longer one with {count} for "
+                    "the new word. Lower vectors."
+                )
             row = list(rows[0])
-            vectors = self.tokens.vectors[f"clip_{name}"]
-            for place, vector in enumerate(vectors, first):
+            for place, vector in enumerate(self.tokens.vectors[f"clip_{name}"], first):
                 row[place] = (vector, *row[place][1:])
-            found[name] = [row, *rows[1:]]
+            found[name] = [row]
         return self.clip.encode_from_tokens_scheduled(found, show_pbar=False)
 
 

@@ -311,6 +311,10 @@ class StopsTheGradient(torch.nn.Module):
         ("no clip", "Expected the text encoder of the model, .*got none. Connect clip"),
         ("long word", "Expected a word of one token to begin with, got 'photosynthesiser' with"),
         ("two words", "Expected a word of one token to begin with, got 'red dog' with 2"),
+        (
+            "many vectors",
+            "Expected captions of at most 24 tokens, got a longer one with 20",
+        ),
         ("no VAE", "Expected the VAE of the model, .* got none. Connect"),
         ("no gradient", "Expected a VAE that decodes pictures with a gradient, got one that does not"),
         ("quantised", "Expected a model in float32, float16 or bfloat16 to train all its weights, got"),
@@ -329,6 +333,8 @@ def test_what_cannot_work_is_named_and_changes_nothing(demo, nodes, errors, case
         changes = {"clip": None}
     elif case in ("long word", "two words"):
         changes = {"word": "photosynthesiser" if case == "long word" else " red dog "}
+    elif case == "many vectors":
+        changes = {"vectors": 20}
     elif case == "no VAE":
         changes = {"dataset": replace(demo.dataset, vae=None)}
     elif case == "no gradient":
