@@ -15,11 +15,13 @@ from .draw.sampling import DomainGalleryEnhancement, DomainGalleryGuider, Domain
 from .draw.sweep import DomainGallerySweep
 from .files.kept import DomainGalleryKept
 from .files.loading import DomainGalleryLoadLora
-from .files.saving import DomainGallerySaveLora
+from .files.saving import DomainGallerySaveEmbedding, DomainGallerySaveLora
 from .host.closing import close_when_terminated
 from .node import looks
+from .train.baseline import DomainGalleryBaseline
 from .train.personalization import DomainGalleryPersonalize
 from .train.run_options import DomainGalleryRunOptions
+from .train.subject import DomainGallerySubject
 from .train.training import DomainGalleryErase, DomainGalleryTrain
 from .train.training_options import DomainGalleryOptions
 
@@ -35,10 +37,13 @@ NODES: list[type[io.ComfyNode]] = [
     DomainGalleryErase,
     DomainGalleryTrain,
     DomainGalleryPersonalize,
+    DomainGallerySubject,
+    DomainGalleryBaseline,
     DomainGalleryOptions,
     DomainGalleryRunOptions,
     DomainGallerySaveLora,
     DomainGalleryLoadLora,
+    DomainGallerySaveEmbedding,
     DomainGalleryKept,
     DomainGalleryGuider,
     DomainGalleryEnhancement,
@@ -53,9 +58,11 @@ class DomainGalleryExtension(ComfyExtension):
     """Register the pack's nodes with the host."""
 
     async def on_load(self) -> None:
-        """Let the host's loaders list the LoRAs of the demo, and keep a training when the host is closed."""
+        """Let the host find the LoRAs of the demo and saved embeddings; keep a training when it is closed."""
         close_when_terminated()
         folder_paths.add_model_folder_path("loras", str(DEMO_LORAS))
+        embeddings = Path(folder_paths.get_output_directory(), "embeddings")
+        folder_paths.add_model_folder_path("embeddings", str(embeddings))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

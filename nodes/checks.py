@@ -16,6 +16,7 @@ from ..domaingallery_core.errors import InputError, shown
 from .sockets import (
     Dataset,
     DomainPrompts,
+    Embedding,
     LatentDataset,
     Options,
     Prompts,
@@ -23,6 +24,7 @@ from .sockets import (
     RunOptions,
     Source,
     SourceLatents,
+    TrainedEmbedding,
     TrainingOptions,
 )
 
@@ -45,6 +47,8 @@ def check_value(part: io.Input, value: Any) -> None:
             raise InputError(f"Expected {part.id} to be yes or no, got {shown(value)}. Change {part.id}.")
     elif isinstance(part, io.String.Input):
         check_text(part.id, value)
+    elif isinstance(part, io.DynamicCombo.Input):
+        _check_options(part, value)
     elif isinstance(part, io.Combo.Input):
         _check_choice(part, value)
     else:
@@ -80,6 +84,19 @@ def _check_choice(part: io.Combo.Input, value: Any) -> None:
     if value not in [str(option) for option in options]:
         wanted = ", ".join(map(str, options))
         raise InputError(f"Expected {part.id} to be one of {wanted}, got {shown(value)}. Choose one.")
+
+
+def _check_options(part: io.DynamicCombo.Input, value: Any) -> None:
+    """Check a choice, and the inputs that belong to it."""
+    given = value if isinstance(value, dict) else {part.id: value}
+    chosen = given.get(part.id)
+    option = next((option for option in part.options if option.key == chosen), None)
+    if option is None:
+        wanted = ", ".join(option.key for option in part.options)
+        raise InputError(f"Expected {part.id} to be one of {wanted}, got {shown(chosen)}. Choose one.")
+    for nested in option.inputs:
+        if not nested.optional or given.get(nested.id) is not None:
+            check_value(nested, given.get(nested.id))
 
 
 def check_text(name: str, value: Any) -> None:
@@ -211,4 +228,5 @@ KINDS: dict[str, Kind] = {
     Source.io_type: (_is(SourceLatents), "source images of Source Images", None),
     Options.io_type: (_is(TrainingOptions), "options of Training Options", None),
     Run.io_type: (_is(RunOptions), "options of Run Options", None),
+    Embedding.io_type: (_is(TrainedEmbedding), "an embedding of Train Baseline", None),
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..domaingallery_core.data.examples import Examples
 from ..domaingallery_core.files.layers import LayerNames
 from ..domaingallery_core.methods import METHODS
-from ..domaingallery_core.run.plan import GROUPS, TrainingPlan
+from ..domaingallery_core.run.plan import GROUPS, TrainingPlan, places
 from ..domaingallery_core.settings import Settings, check_keys, setting, settings_of
 from ..domaingallery_core.trainables.adapter_settings import AdapterSettings
 
@@ -23,6 +23,7 @@ Dataset = io.Custom("DG_DATASET")
 Source = io.Custom("DG_SOURCE")
 Options = io.Custom("DG_OPTIONS")
 Run = io.Custom("DG_RUN")
+Embedding = io.Custom("DG_EMBEDDING")
 
 #: What a run does with its checkpoints, and when blocks are computed again in the backward pass.
 RESUME = ("automatic", "start over")
@@ -142,17 +143,29 @@ class TrainingOptions:
         return AdapterSettings(**{name: self.values[name] for name in settings_of(AdapterSettings)})
 
     def plan(
-        self, method: str, steps: int, learning_rate: float, seed: int, **weights: float
+        self,
+        method: str,
+        steps: int,
+        learning_rate: float,
+        seed: int,
+        *,
+        own: Mapping[str, Any] | None = None,
+        **weights: float,
     ) -> TrainingPlan:
         """Return the plan of a run of a method; `weights` are those that a node has itself.
+
+        Args:
+            own: further settings that a node has itself.
 
         Raises:
             InputError: a value cannot work.
         """
         given = self.weights | weights
         weights = {name: given[name] for name in METHODS[method].weights}
+        known = {name for group in places(METHODS[method].trains).values() for name in group}
+        values = {name: value for name, value in self.values.items() if name in known} | dict(own or {})
         return TrainingPlan.of(
-            method, steps=steps, learning_rate=learning_rate, seed=seed, weights=weights, **self.values
+            method, steps=steps, learning_rate=learning_rate, seed=seed, weights=weights, **values
         )
 
 
@@ -227,3 +240,11 @@ class TrainedLora(dict[str, Tensor]):
         super().__init__(tensors)
         self.metadata = metadata
         self.names, self.loads, self.state = names, loads, state
+
+
+class TrainedEmbedding(dict[str, Tensor]):
+    """Hold the vectors (K D) of a new word by text encoder, and what a file of them should say."""
+
+    def __init__(self, vectors: Mapping[str, Tensor], *, metadata: dict[str, str]) -> None:
+        super().__init__(vectors)
+        self.metadata = metadata

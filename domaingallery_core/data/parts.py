@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,18 @@ Role = Literal["domain", "subject"]
 ROLES: tuple[Role, ...] = get_args(Role)
 #: Of which kind images of a part are.
 Images = Literal["target", "source"]
+
+
+class Decoder(Protocol):
+    """Turn latents as a model sees them into pictures, with a gradient."""
+
+    def __call__(self, latents: Tensor, *, rescaled: bool = True) -> Tensor:
+        """Return pictures (B 3 H W in about -1..1) of latents (B C H W).
+
+        Args:
+            rescaled: whether latents are scaled back first; otherwise the VAE reads them as they are.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +50,7 @@ class Part:
         name: for messages and identities; a run has no two of one name.
         target, source: either may be absent.
         validation: target images that are held out of the training.
+        decoder: turns latents into pictures, for a method that looks at these.
     """
 
     name: str
@@ -46,6 +59,7 @@ class Part:
     target: Examples | None = None
     source: Examples | None = None
     validation: Examples | None = None
+    decoder: Decoder | None = None
 
     def __post_init__(self) -> None:
         if self.target is None and self.source is None:

@@ -3,10 +3,10 @@
 from ..rooms import import_all
 from .evaluation import Ask
 from .method import METHODS, Method, MethodSettings, Term
-from .noising import NoisedBatch, NoisedImages, NoisedStep, draw, noised_batch
+from .noising import Drawing, NoisedBatch, NoisedImages, NoisedStep, draw, noised_batch
 
 __all__ = [
-    "METHODS", "Ask", "Method", "MethodSettings", "NoisedBatch", "NoisedImages", "NoisedStep",
+    "METHODS", "Ask", "Drawing", "Method", "MethodSettings", "NoisedBatch", "NoisedImages", "NoisedStep",
     "Term", "draw", "noised_batch",
 ]  # fmt: skip
 

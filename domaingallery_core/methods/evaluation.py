@@ -44,7 +44,7 @@ class Prediction:
 
     def reconstruction(self) -> Tensor:
         """Return Eq. 1: how far this is from what the images were noised with."""
-        return reconstruction(self.value, self.images.wanted, self.images.mask)
+        return reconstruction(self.value, self.images.wanted, self.images.mask, self.images.weight)
 
 
 class Ask:

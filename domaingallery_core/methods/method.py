@@ -15,7 +15,7 @@ from ..model.denoiser import Denoiser
 from ..settings import Settings, check_choice, check_keys, check_number, setting
 from ..trainables.trainable import Trainable
 from .evaluation import Ask
-from .noising import NoisedStep
+from .noising import Drawing, NoisedStep
 from .similarity import SimilarityScale
 
 #: Every method by its name; a class of a method is in it once it is defined.
@@ -55,12 +55,20 @@ class Method:
         name: what plans call it.
         terms: those of its loss.
         steps, learning_rate: those of its paper, for Stable Diffusion.
+        trains: what is trained by default, a group of a plan: "adapter", "weights" or "tokens".
+        shares_timestep: whether all images of a step have one timestep; otherwise each has its own.
+        reads_others: whether a step reads further target images.
+        decodes: whether it looks at pictures, and not at latents alone.
     """
 
     name: ClassVar[str]
     terms: ClassVar[tuple[Term, ...]]
     steps: ClassVar[int]
     learning_rate: ClassVar[float]
+    trains: ClassVar[str] = "adapter"
+    shares_timestep: ClassVar[bool] = True
+    reads_others: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         METHODS[cls.name] = cls()
@@ -132,6 +140,17 @@ class MethodSettings(Settings):
     def method(self) -> Method:
         """Return the method that is chosen."""
         return METHODS[self.name]
+
+    @property
+    def drawing(self) -> Drawing:
+        """Return how a step is drawn."""
+        method = self.method
+        return Drawing(
+            offset_noise=self.offset_noise,
+            shared=method.shares_timestep,
+            others=method.reads_others,
+            min_snr=self.min_snr,
+        )
 
     def weight(self, name: str) -> float:
         """Return what scales a term; 0 for one that is none of the method's."""

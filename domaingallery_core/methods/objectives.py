@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..model.process import Process
+from ..model.process import Process, broadcast
 
 
 def mean_squared_error(prediction: Tensor, wanted: Tensor) -> Tensor:
@@ -14,17 +14,23 @@ def mean_squared_error(prediction: Tensor, wanted: Tensor) -> Tensor:
     return torch.nn.functional.mse_loss(prediction.to(dtype), wanted.to(dtype))
 
 
-def reconstruction(prediction: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+def reconstruction(
+    prediction: Tensor, wanted: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """Return Eq. 1, the terms "target" and "prior": regress on what the family predicts (B C H W).
 
     Args:
         mask: B 1 H W in 0..1; the mean over all elements is weighed by it.
+        weight: B; the error of each image is scaled by it.
     """
-    if mask is None:
+    if mask is None and weight is None:
         return mean_squared_error(prediction, wanted)
     difference = (prediction - wanted).to(torch.promote_types(prediction.dtype, torch.float32))
+    square = difference**2 if weight is None else broadcast(weight, difference) * difference**2
+    if mask is None:
+        return square.mean()
     mask = mask.to(difference).expand_as(difference)
-    return (mask * difference**2).sum() / mask.sum().clamp_min(1e-6)
+    return (mask * square).sum() / mask.sum().clamp_min(1e-6)
 
 
 def erasure(source_to_target: Tensor, source: Tensor) -> Tensor:

@@ -105,15 +105,18 @@ def similarity_consistency(
         raise ValueError(f"Expected as many features twice, got {len(source_to_target)} and {len(source)}.")
     if (rows := source[0].shape[0]) < 2:
         raise ValueError(f"Expected features of at least 2 images, got {rows}.")
-    layers = []
-    for moving, fixed in zip(source_to_target, source, strict=True):
-        log_p = _log_softmax(pairwise_similarities(moving))
-        log_q = _log_softmax(pairwise_similarities(fixed)).detach()
-        if scale == "paper":
-            layers.append((log_p.exp() * (log_p - log_q)).sum() / rows)
-        else:
-            layers.append((log_q.exp() * (log_q - log_p)).sum() / (rows * (rows - 1)))
-    return torch.stack(layers).mean()
+    pairs = zip(source_to_target, source, strict=True)
+    return torch.stack([divergence(moving, fixed.detach(), scale=scale) for moving, fixed in pairs]).mean()
+
+
+def divergence(moving: Tensor, fixed: Tensor, *, scale: str) -> Tensor:
+    """Return how differently the rows of two batches (B ...) are related, as one layer of Eq. 4."""
+    rows = moving.shape[0]
+    log_p = _log_softmax(pairwise_similarities(moving))
+    log_q = _log_softmax(pairwise_similarities(fixed))
+    if scale == "paper":
+        return (log_p.exp() * (log_p - log_q)).sum() / rows
+    return (log_q.exp() * (log_q - log_p)).sum() / (rows * (rows - 1))
 
 
 def _log_softmax(similarities: Tensor) -> Tensor:

@@ -108,23 +108,23 @@ class Conditions:
         target: "a [V] [N]", of a subject "a [W] [N]".
         source: "a [N]"; None where no term needs source images.
         empty: ""; needed only for guidance inside the recurrent denoising.
+        captions: if there are any, each image of a step has one of them, drawn anew, in place of `target`.
     """
 
     target: Prompt
     source: Prompt | None = None
     empty: Prompt | None = None
+    captions: tuple[Prompt, ...] = ()
 
     def map(self, change: Callable[[Condition], Condition]) -> Conditions:
         """Return the conditions with each one changed, now or when it is looked at."""
 
-        def changed(prompt: Prompt | None) -> Prompt | None:
-            if callable(prompt):
-                return lambda: change(prompt())
-            return None if prompt is None else change(prompt)
+        def changed(prompt: Prompt) -> Prompt:
+            return (lambda: change(prompt())) if callable(prompt) else change(prompt)
 
-        target, source, empty = map(changed, (self.target, self.source, self.empty))
-        assert target is not None
-        return Conditions(target=target, source=source, empty=empty)
+        source, empty = (None if p is None else changed(p) for p in (self.source, self.empty))
+        captions = tuple(map(changed, self.captions))
+        return Conditions(target=changed(self.target), source=source, empty=empty, captions=captions)
 
 
 @runtime_checkable

@@ -67,9 +67,11 @@ class Process:
     def __len__(self) -> int:
         return len(self.sigmas)
 
-    def sigma(self, timestep: int, x: Tensor) -> Tensor:
-        """Return the noise level of a discrete timestep for each row of x, shape (B,)."""
+    def sigma(self, timestep: int | Tensor, x: Tensor) -> Tensor:
+        """Return the noise level of a discrete timestep, or of one (B) for each row of x, shape (B,)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
+        if isinstance(timestep, Tensor):
+            return self.sigmas[timestep.cpu()].to(device=x.device, dtype=dtype)
         return torch.full((x.shape[0],), float(self.sigmas[timestep]), device=x.device, dtype=dtype)
 
     def timestep(self, sigma: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from ..data.parts import Part
 from ..fingerprints import fingerprint
 from ..model.denoiser import resolved
@@ -31,12 +33,16 @@ def run_identity(
         "device": next(iter(trainable.named_parameters().values())).device.type,
     }
     found["parts"] = ", ".join(f"{part.name} ({part.role})" for part in parts)  # they take turns in order
-    for part in parts:
-        for kind in ("target", "source", "validation"):
-            found[f"{kind} images of {part.name}"] = fingerprint(getattr(part, kind))
-        for kind in ("target", "source", "empty"):
-            prompt = getattr(part.prompts, kind)
-            found[f"{kind} prompt of {part.name}"] = fingerprint(None if prompt is None else resolved(prompt))
+    with torch.no_grad():
+        for part in parts:
+            for kind in ("target", "source", "validation"):
+                found[f"{kind} images of {part.name}"] = fingerprint(getattr(part, kind))
+            for kind in ("target", "source", "empty"):
+                prompt = getattr(part.prompts, kind)
+                now = None if prompt is None else resolved(prompt)
+                found[f"{kind} prompt of {part.name}"] = fingerprint(now)
+            if captions := part.prompts.captions:
+                found[f"captions of {part.name}"] = fingerprint([resolved(caption) for caption in captions])
     return found
 
 

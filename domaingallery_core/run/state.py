@@ -41,7 +41,7 @@ class RunState:
         self.optimizer = make_optimizer(weights, plan.optimizer)
         self.average = MovingAverage(self.parameters, plan.optimizer.ema)
         self.noise = generator(plan.seed, "noise")
-        self.dropout = plan.adapter.dropout > 0
+        self.dropout = plan.dropout > 0
         self.steps = plan.optimizer.steps
         self.step = 0
         self.skipped = self.skipped_in_all = 0
@@ -136,8 +136,10 @@ class RunState:
         for path, value in moments.items():
             name, _, key = path.rpartition("/")
             state.setdefault(indices[name], {})[key] = value
-        if len({frozenset(each) for each in state.values()}) > 1:
-            raise ValueError("other moments for some weights than for others")
+        shapes = [tuple(value.shape) for value in self.parameters.values()]
+        kinds = {(shapes[index], frozenset(each)) for index, each in state.items()}
+        if len(kinds) > len({shape for shape, _ in kinds}):  # small ones may have others
+            raise ValueError("other moments for some weights than for others of their shape")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 

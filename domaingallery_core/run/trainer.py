@@ -242,10 +242,10 @@ class _Run:
     def _backward(self, read: Mapping[Role, Batch]) -> dict[str, float]:
         """Add the gradient of what is read, if its loss is finite; return its terms and their sum."""
         settings, process = self.plan.method, self.denoiser.process
-        noised = draw(read, process, self.state.noise, settings.offset_noise)
+        noised = draw(read, process, self.state.noise, settings.drawing)
         terms = settings.terms(self.denoiser, self.trainable, noised)
         regression = 1.0
-        if settings.min_snr:
+        if settings.min_snr and settings.method.shares_timestep:
             timestep = next(iter(noised.values())).timestep
             regression = objectives.min_snr_weight(process, timestep, settings.min_snr)
         loss = settings.total(terms, regression=regression)
@@ -322,9 +322,9 @@ def _training_mode(plan: TrainingPlan, device: torch.device) -> Iterator[None]:
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.random.fork_rng(devices, enabled=plan.adapter.dropout > 0),
+        torch.random.fork_rng(devices, enabled=plan.dropout > 0),
     ):
-        if plan.adapter.dropout > 0:
+        if plan.dropout > 0:
             torch.manual_seed(generator(plan.seed, "dropout").initial_seed())
         yield
 

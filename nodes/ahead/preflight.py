@@ -14,8 +14,10 @@ from ...domaingallery_core.files.formats import FORMATS
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import check_similarity
 from ...domaingallery_core.trainables.kinds import KINDS
-from ..files.saving import checked_name
+from ..checks import check_value
+from ..files.saving import checked_name, checked_word
 from ..sockets import TrainingOptions
+from ..train.baseline import ENCODERS, fields, plan_of, trained_by
 from ..train.data import check_parts, check_subject, checked_category, with_prompts
 from ..train.run_options import DomainGalleryRunOptions
 from .foreseen import Foresight, at
@@ -28,7 +30,12 @@ METHOD_OF = {
     "DomainGalleryErase": "erasure",
     "DomainGalleryTrain": "domaingallery",
     "DomainGalleryPersonalize": "personalization",
+    "DomainGallerySubject": "dreambooth_lora",
 }
+#: The nodes that save under a name, and what checks it.
+SAVING = {"DomainGallerySaveLora": checked_name, "DomainGallerySaveEmbedding": checked_word}
+#: The node that trains by a method of its choice.
+BASELINE = "DomainGalleryBaseline"
 #: What a training node that is not known yet may take, as anything from 1 on goes with it.
 STEPS, RATE, WEIGHT = 100_000, 1e-4, 1.0
 
@@ -71,13 +78,14 @@ def check_graph(graph: PromptGraph, here: str) -> None:
     foresight = Foresight(graph, here)
     later = graph.later(here)
     for node in later:
-        if node.kind in METHOD_OF:
+        if node.kind in METHOD_OF or node.kind == BASELINE:
             _check_training(foresight, node)
     for node in later:
         name = graph.value(node, "name", UNKNOWN)
-        if node.kind == "DomainGallerySaveLora" and isinstance(name, str):
+        if node.kind in SAVING and isinstance(name, str):
             with at(node, here):
-                checked_name(name)
+                SAVING[node.kind](name)
+        if node.kind == "DomainGallerySaveLora":
             _check_format(foresight, node)
 
 
@@ -98,8 +106,9 @@ def _check_training(foresight: Foresight, node: GraphNode) -> None:
     plan = None
     if options is not None:
         with at(node, foresight.here):
-            plan = _plan(foresight.graph, node, options)
-            _check_package(plan)
+            plan = (_chosen_plan if node.kind == BASELINE else _plan)(foresight, node, options)
+            if plan is not None:
+                _check_package(plan)
     _check_data(foresight, node, plan)
 
 
@@ -142,11 +151,31 @@ def _check_erased(foresight: Foresight, node: GraphNode, options: TrainingOption
             )
 
 
-def _plan(graph: PromptGraph, node: GraphNode, options: TrainingOptions) -> TrainingPlan:
+def _chosen_plan(foresight: Foresight, node: GraphNode, options: TrainingOptions) -> TrainingPlan | None:
+    """Return the plan of a training by a chosen method; None where too little is known."""
+    graph, prompts = foresight.graph, foresight.prompts(node, "prompts")
+    key = graph.value(node, "method", UNKNOWN)
+    option = next((option for option in fields() if option.key == key), None)
+    if option is None or prompts is None:
+        return None
+    chosen = {"method": key}
+    for part in option.inputs:
+        if part.id not in ENCODERS:
+            value = graph.value(node, f"method.{part.id}", part.default)
+            chosen[part.id] = part.default if value is UNKNOWN else value
+            check_value(part, chosen[part.id])
+    seed = graph.value(node, "seed", 0)
+    plan = plan_of(chosen, seed if isinstance(seed, int) else 0, prompts, options)
+    if plan.tokens is not None and graph.source(node, "method.clip") is None:
+        trained_by(plan, prompts, None)
+    return plan
+
+
+def _plan(foresight: Foresight, node: GraphNode, options: TrainingOptions) -> TrainingPlan:
     """Return the plan of a training, with something that works in place of what is not known."""
 
     def number(name: str, otherwise: float) -> Any:
-        value = graph.value(node, name, otherwise)
+        value = foresight.graph.value(node, name, otherwise)
         return otherwise if value is UNKNOWN else value
 
     method = METHOD_OF[node.kind]

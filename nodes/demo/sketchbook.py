@@ -16,6 +16,7 @@ import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
+import folder_paths
 import torch
 from comfy.clip_model import CLIPTextModel
 from torch import Tensor
@@ -165,16 +166,25 @@ def build_vae() -> comfy.sd.VAE:
     return vae
 
 
+def load_diffusion(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """Load the shipped weights as a MODEL, which the host calls again for a copy that it may change."""
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = kind(
+        build_diffusion(Weights.load().unet),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    patcher.cached_patcher_init = (load_diffusion, ())
+    return patcher
+
+
 def load_sketchbook() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
     """Load the shipped weights as MODEL, CLIP and VAE."""
     weights = Weights.load()
-    device = comfy.model_management.get_torch_device()
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        build_diffusion(weights.unet),
-        load_device=device,
-        offload_device=comfy.model_management.unet_offload_device(),
+    patcher = load_diffusion()
+    clip = comfy.sd.CLIP(
+        _ClipTarget(), embedding_directory=folder_paths.get_folder_paths("embeddings"), parameters=1
     )
-    clip = comfy.sd.CLIP(_ClipTarget(), parameters=1)
     clip.cond_stage_model.clip_l.transformer.load_state_dict(
         build_text(weights.text, weights.rows).state_dict()
     )

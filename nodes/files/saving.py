@@ -1,10 +1,10 @@
-"""Save LoRA: from a LORA_MODEL to a file that the host and other programs load."""
+"""Save LoRA and Save Embedding: to files that the host and other programs load."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import comfy.lora
@@ -13,6 +13,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ...domaingallery_core.errors import FileError, InputError, shown
+from ...domaingallery_core.files.embeddings import save_embedding
 from ...domaingallery_core.files.formats import FORMATS
 from ...domaingallery_core.files.formats.base import layers_of
 from ...domaingallery_core.files.formats.comfyui import Comfyui
@@ -21,12 +22,14 @@ from ...domaingallery_core.files.lora import format_of, save_lora
 from ...domaingallery_core.files.writing import clear_leftovers, read_tensors, refused
 from ..host.progress import node_id, say, warned
 from ..node import Node
-from ..sockets import CATEGORY, TrainedLora
+from ..sockets import CATEGORY, Embedding, TrainedLora
 
 log = logging.getLogger("domaingallery")
 
 #: So many processes may take the next number at the same moment.
 MOST_AT_ONCE = 1000
+#: What ends the name of an embedding in a prompt, or means something else there.
+ENDING = " \t\n<[],():"
 
 
 class DomainGallerySaveLora(Node):
@@ -62,28 +65,18 @@ class DomainGallerySaveLora(Node):
 
     @classmethod
     def execute(cls, lora, name: str, key_format: str) -> io.NodeOutput:
-        folder, filename, number, subfolder = place_of(name)
         tensors = tensors_of(lora, key_format)
         said = getattr(lora, "metadata", None)
-        clear_leftovers(folder)
-        for counter in range(number, number + MOST_AT_ONCE):
-            try:
-                path = save_lora(
-                    folder / f"{filename}_{counter:05}_.safetensors",
-                    tensors,
-                    None if said is None else said | {"ss_output_name": filename},
-                    key_format=key_format,
-                    names=getattr(lora, "names", None),
-                    replace=False,
-                )
-                break
-            except FileExistsError:  # another process was quicker
-                continue
-        else:
-            raise FileError(f"Expected a free number for {shown(name)}, got none. Choose another name.")
-        where = os.path.join("loras", subfolder).replace("\\", "/").rstrip("/")
-        saved = {"filename": path.name, "subfolder": where, "type": "output"}
-        text = f"saved {where}/{path.name}, {', '.join(checked(path, key_format, tensors, lora))}"
+
+        def save(path: Path) -> Path:
+            own = None if said is None else said | {"ss_output_name": path.stem}
+            names = getattr(lora, "names", None)
+            return save_lora(path, tensors, own, key_format=key_format, names=names, replace=False)
+
+        path, saved = save_numbered(name, "loras", save)
+        text = (
+            f"saved {saved['subfolder']}/{path.name}, {', '.join(checked(path, key_format, tensors, lora))}"
+        )
         say(node_id(cls), text)
         return io.NodeOutput(str(path), ui={"loras": [saved], "text": ["\n".join([text, *warned()])]})
 
@@ -127,18 +120,97 @@ def checked(
     return said
 
 
-def place_of(name: str) -> tuple[Path, str, int, str]:
+class DomainGallerySaveEmbedding(Node):
+    """Write the vectors of a new word to a file where the host finds it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DomainGallerySaveEmbedding",
+            display_name="Save Embedding",
+            category=CATEGORY,
+            description="Writes a new word to output/embeddings, where prompts find it as embedding:name.",
+            search_aliases=["textual inversion", "export embedding", "token", "safetensors"],
+            is_output_node=True,
+            inputs=[
+                Embedding.Input("embedding", tooltip="From Train Baseline, trained by Textual Inversion."),
+                io.String.Input(
+                    "name",
+                    default="domain",
+                    tooltip="The beginning of the file name inside output/embeddings; a number is added. "
+                    "May name folders, but has no spaces, which would end it in a prompt.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="word", tooltip="What stands for it in a prompt, embedding:name."
+                ),
+                io.String.Output(display_name="path", tooltip="The full path of the file."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, embedding, name: str) -> io.NodeOutput:
+        checked_word(name)
+        path, saved = save_numbered(
+            name,
+            "embeddings",
+            lambda path: save_embedding(path, embedding, embedding.metadata, replace=False),
+        )
+        folder = saved["subfolder"].partition("/")[2]
+        word = f"embedding:{folder}/{path.stem}" if folder else f"embedding:{path.stem}"
+        text = f"saved {saved['subfolder']}/{path.name}\n{word}"
+        return io.NodeOutput(word, str(path), ui={"text": [text]})
+
+
+def checked_word(name: str) -> str:
+    """Return the beginning of the name of an embedding.
+
+    Raises:
+        InputError: it is empty, leads out of the folder, or has in it what ends it in a prompt.
+    """
+    if odd := [sign for sign in name.strip() if sign in ENDING]:
+        raise InputError(
+            f"Expected a name that a prompt can hold, got {shown(name)} with {shown(odd[0])} in it. "
+            "Take it out."
+        )
+    return checked_name(name, "output/embeddings")
+
+
+def save_numbered(name: str, kind: str, save: Callable[[Path], Path]) -> tuple[Path, dict[str, str]]:
+    """Save under the first free number of a name in output/<kind>; return the file, and what a client needs.
+
+    Raises:
+        InputError: the name leads out of the folder.
+        FileError: the disk refuses, or no number is free.
+    """
+    folder, filename, number, subfolder = place_of(name, kind)
+    clear_leftovers(folder)
+    for counter in range(number, number + MOST_AT_ONCE):
+        try:
+            path = save(folder / f"{filename}_{counter:05}_.safetensors")
+            break
+        except FileExistsError:  # another process was quicker
+            continue
+    else:
+        raise FileError(f"Expected a free number for {shown(name)}, got none. Choose another name.")
+    where = os.path.join(kind, subfolder).replace("\\", "/").rstrip("/")
+    return path, {"filename": path.name, "subfolder": where, "type": "output"}
+
+
+def place_of(name: str, kind: str = "loras") -> tuple[Path, str, int, str]:
     """Return folder, beginning of the file name, first free number and sub-folder for a name.
 
     Raises:
-        InputError: the name leads out of the folder of LoRAs, through a link as well.
+        InputError: the name leads out of the folder output/<kind>, through a link as well.
         FileError: the disk refuses.
     """
-    prefix, base = checked_name(name), os.path.join(folder_paths.get_output_directory(), "loras")
+    prefix = checked_name(name, f"output/{kind}")
+    base = os.path.join(folder_paths.get_output_directory(), kind)
     try:
         if not folder_paths.is_within_directory(base, os.path.join(base, os.path.dirname(prefix))):
             raise InputError(
-                f"Expected a name inside the folder output/loras, got {shown(name)}, which a link leads "
+                f"Expected a name inside the folder output/{kind}, got {shown(name)}, which a link leads "
                 "out of it. Choose another name."
             )
         folder, filename, number, subfolder, _ = folder_paths.get_save_image_path(prefix, base)

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .casting import cast_anew
@@ -63,11 +64,19 @@ def precision(model: ModelPatcher, wanted: str) -> Iterator[torch.dtype]:
     with ExitStack() as stack:
         if dtype != base.get_dtype_inference():
             stack.enter_context(attribute(base, "manual_cast_dtype", dtype))
-            for module in base.diffusion_model.modules():
-                if getattr(module, "comfy_cast_weights", None) is False:
-                    stack.enter_context(attribute(module, "comfy_cast_weights", True))
+            stack.enter_context(casts_weights(base.diffusion_model))
         stack.enter_context(cast_anew(base.diffusion_model, dtype))
         yield dtype
+
+
+@contextmanager
+def casts_weights(network: nn.Module) -> Iterator[None]:
+    """Return a context in which the host's layers cast their weights to what they are given."""
+    with ExitStack() as stack:
+        for module in network.modules():
+            if getattr(module, "comfy_cast_weights", None) is False:
+                stack.enter_context(attribute(module, "comfy_cast_weights", True))
+        yield
 
 
 @contextmanager

@@ -55,7 +55,8 @@ class HostDenoiser:
             if isinstance(cond, comfy.conds.CONDConstant):
                 constants[name] = cond.cond
             elif isinstance(cond, comfy.conds.CONDRegular) and isinstance(cond.cond, Tensor):
-                tensors[CORE_NAMES.get(name, name)] = cond.cond.detach().clone().to(latents.device)
+                # A copy outside of inference mode is an ordinary tensor, and keeps a gradient.
+                tensors[CORE_NAMES.get(name, name)] = cond.cond.clone().to(latents.device)
             else:
                 raise InputError(
                     f"Expected a model that is conditioned on plain tensors, got {name!r} as a "
@@ -143,30 +144,37 @@ def process_of(model: ModelPatcher) -> Process:
 
 
 @contextmanager
-def training(model: ModelPatcher) -> Iterator[torch.device]:
+def training(model: ModelPatcher, *beside: ModelPatcher) -> Iterator[torch.device]:
     """Let autograd through a MODEL, fully loaded with the patches it carries; afterwards it is as it was.
 
     Gives the device to train on. On a CPU nothing is copied, elsewhere only what the host would load.
+
+    Args:
+        beside: what a prediction goes through besides, such as a text encoder; loaded with the MODEL.
     """
     management = comfy.model_management
+    patchers = (model, *beside)
     with ExitStack() as stack:
-        if model.is_dynamic():
-            stack.enter_context(resident(model))
-        else:
-            _load(model)
+        if dynamic := [patcher for patcher in patchers if patcher.is_dynamic()]:
+            management.unload_all_models()
+            for patcher in dynamic:
+                stack.enter_context(resident(patcher))
+        if plain := [patcher for patcher in patchers if not patcher.is_dynamic()]:
+            _load(plain)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(management.cuda_device_context(model.load_device))
-        stack.enter_context(ordinary_weights(model.model))
+        for patcher in patchers:
+            stack.enter_context(ordinary_weights(patcher.model))
         stack.enter_context(differentiable())
         stack.callback(setattr, management, "in_training", management.in_training)
         management.in_training = True
         yield model.load_device
 
 
-def _load(model: ModelPatcher) -> None:
-    comfy.model_management.load_models_gpu([model], memory_required=1e20, force_full_load=True)
-    if model.model.model_lowvram:
+def _load(patchers: list[ModelPatcher]) -> None:
+    comfy.model_management.load_models_gpu(patchers, memory_required=1e20, force_full_load=True)
+    if any(patcher.model.model_lowvram for patcher in patchers):
         raise InputError(
             "Expected the whole model on the device for training, got a host that offloads it. "
             "Start the host without --novram."
@@ -177,9 +185,9 @@ def _load(model: ModelPatcher) -> None:
 def resident(model: ModelPatcher) -> Iterator[None]:
     """Put ordinary, patched weights on the load device into a MODEL whose weights the host would stream.
 
-    What is streamed into reused memory must not be kept for a backward pass. The originals come back.
+    What is streamed into reused memory must not be kept for a backward pass. The originals come back. Nothing
+    may be loaded before.
     """
-    comfy.model_management.unload_all_models()
     originals: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         model.patch_model(load_weights=False)

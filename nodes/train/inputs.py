@@ -11,11 +11,22 @@ from ..sockets import Dataset, Options, Prompts, Run
 
 def training_inputs(method: Method, origin: str = "the paper's") -> list[io.Input]:
     """Return the inputs that all training nodes begin with; `origin` says whose the defaults are."""
-    steps, learning_rate = method.steps, method.learning_rate
+    return [*data_inputs(), *length_inputs(method, origin), training_seed_input()]
+
+
+def data_inputs() -> list[io.Input]:
+    """Return the inputs for what is learned on, and from."""
     return [
         io.Model.Input("model", tooltip="The model to learn on. It is left exactly as it was."),
         Prompts.Input("prompts", tooltip="From Domain Prompts."),
         Dataset.Input("dataset", tooltip="From Dataset."),
+    ]
+
+
+def length_inputs(method: Method, origin: str) -> list[io.Input]:
+    """Return the inputs for how long a training is, and how fast."""
+    steps, learning_rate = method.steps, method.learning_rate
+    return [
         io.Int.Input(
             "steps", default=steps, min=1, max=100000, tooltip=f"Training steps. {steps} are {origin}."
         ),
@@ -28,12 +39,16 @@ def training_inputs(method: Method, origin: str = "the paper's") -> list[io.Inpu
             tooltip=f"How far each step goes. {learning_rate:g} is {origin}, for Stable Diffusion; "
             "small models need more.",
         ),
-        seed_input(
-            "The seed of everything random here. The same inputs give the same LoRA again, and a "
-            "training that was cancelled goes on.",
-            control=io.ControlAfterGenerate.fixed,
-        ),
     ]
+
+
+def training_seed_input() -> io.Input:
+    """Return the input for the seed of a training."""
+    return seed_input(
+        "The seed of everything random here. The same inputs give the same LoRA again, and a "
+        "training that was cancelled goes on.",
+        control=io.ControlAfterGenerate.fixed,
+    )
 
 
 def erased_input(words: str) -> io.Input:

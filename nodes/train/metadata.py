@@ -48,10 +48,7 @@ def metadata(
         "modelspec.sai_model_spec": SPEC,
         "modelspec.title": f"{first.identifier} {first.category}",
         "modelspec.trigger_phrase": trigger,
-        **KINDS[plan.adapter.kind].metadata(),
-        "ss_network_dim": str(plan.adapter.rank),
-        "ss_network_alpha": f"{plan.adapter.alpha:g}",
-        "ss_network_dropout": f"{plan.adapter.dropout:g}",
+        **of_kind(plan),
         "ss_steps": str(step),
         "ss_max_train_steps": str(optimizer.steps),
         "ss_learning_rate": f"{optimizer.learning_rate:g}",
@@ -75,6 +72,20 @@ def metadata(
             }
         ),
     }
+
+
+def of_kind(plan: TrainingPlan) -> dict[str, str]:
+    """Return what there is to say of what was trained, in kohya's words."""
+    if plan.adapter is not None:
+        return {
+            **KINDS[plan.adapter.kind].metadata(),
+            "ss_network_dim": str(plan.adapter.rank),
+            "ss_network_alpha": f"{plan.adapter.alpha:g}",
+            "ss_network_dropout": f"{plan.adapter.dropout:g}",
+        }
+    if plan.weights is not None:
+        return {"ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps({"algo": "full"})}
+    return {}
 
 
 def of_model(model: ModelPatcher) -> dict[str, str]:

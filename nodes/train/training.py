@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from ...domaingallery_core.data.parts import Role
 from ...domaingallery_core.errors import AdapterError, shown
-from ...domaingallery_core.files.formats.comfyui import Comfyui
 from ...domaingallery_core.files.lora import core_names
-from ...domaingallery_core.generators import generator
+from ...domaingallery_core.fingerprints import tensors_hash
 from ...domaingallery_core.methods import METHODS
 from ...domaingallery_core.pictures.curves import VALIDATION
 from ...domaingallery_core.run.identity import run_identity
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import TrainingResult, train
-from ...domaingallery_core.trainables.adapters import Adapter, target_modules
+from ...domaingallery_core.trainables.adapters import target_modules
 from ...domaingallery_core.trainables.kinds import describe
 from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
+from ..host.decoding import HostDecoder, vae_patcher
 from ..host.families import Family, family_of
 from ..host.families.names import key_map
 from ..host.identity import model_identity
@@ -48,6 +48,7 @@ from .inputs import erased_input, option_inputs, training_inputs, training_outpu
 from .live import Live, attempt, plot_image, preview_columns, preview_image
 from .metadata import metadata, of_data, of_model, thumbnail
 from .run_options import checkpoints_of, monitor_of
+from .trained import Trained, TrainedAdapter
 
 log = logging.getLogger("domaingallery")
 
@@ -71,12 +72,14 @@ def run(
     start: Mapping[str, Tensor] | None = None,
     options: RunOptions | None = None,
     *,
+    trained: Trained | None = None,
     also: tuple[DomainPrompts, LatentDataset] | None = None,
     subject: tuple[DomainPrompts, LatentDataset] | None = None,
 ) -> io.NodeOutput:
     """Train a LoRA on a MODEL by a plan; return what a training node gives, also to a client.
 
     Args:
+        trained: what learns, if that is no adapter that begins with `start`.
         also: further prompts whose identifier is erased with the domain's, on their own dataset.
         subject: what joint personalization learns beside the domain.
     """
@@ -85,8 +88,11 @@ def run(
         domain += with_prompts(*also)
     check_parts(domain, plan)
     pairs: dict[Role, list[Pair]] = {"domain": domain, "subject": with_prompts(*subject) if subject else []}
-    options, family = options or UNWATCHED, family_of(model)
-    names, loads = family.names(model.model), key_map(model.model)
+    options, family, trained = options or UNWATCHED, family_of(model), trained or TrainedAdapter(start)
+    beside = [*trained.beside()]
+    if plan.method.method.decodes:
+        beside.append(vae_patcher(dataset.vae))
+    names, loads = family.names(model.model), key_map(model.model) | trained.loads()
     live = Live(node, model, plan.optimizer.steps)
     plan = suited(plan, family)
     warn_of_rate(plan, model.model.diffusion_model)
@@ -96,28 +102,26 @@ def run(
     with kept_at_exit(), ExitStack() as claim:
         try:
             with ExitStack() as stack:
-                stack.enter_context(training(model))
+                stack.enter_context(training(model, *beside))
                 dtype = stack.enter_context(precision(model, plan.precision))
                 denoiser = HostDenoiser(model)
                 parts = training_parts(model, denoiser, pairs, plan)
-                network = model.model.diffusion_model
+                if plan.method.method.decodes:
+                    decoder = HostDecoder(model, dataset.vae)
+                    parts = [replace(part, decoder=decoder) for part in parts]
+                    base |= {"VAE weights": tensors_hash(dataset.vae.first_stage_model.state_dict())}
                 stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
-                seed = generator(plan.seed, "adapter")
-                adapter = stack.enter_context(
-                    Adapter.inject(network, plan.adapter, seed, named=family.targets)
-                )
-                if start is not None:
-                    adapter.begin_with(start)
-                identity = run_identity(adapter, parts, plan, base) | {"computes in": str(dtype)}
+                trainable, parts = trained.put(stack, denoiser, parts, plan)
+                identity = run_identity(trainable, parts, plan, base) | {"computes in": str(dtype)}
                 checkpoints = checkpoints_of(options, prompts.first.target_text, plan.method.name, identity)
                 claim.enter_context(checkpoints.claimed())
                 keep_within_bounds()  # which leaves what is claimed
                 live.checkpoints = checkpoints
                 result = train(
-                    denoiser, adapter, parts, plan, live.show, checkpoints=checkpoints,
+                    denoiser, trainable, parts, plan, live.show, checkpoints=checkpoints,
                     monitor=monitor_of(options),
                 )  # fmt: skip
-                tensors = Comfyui().to_file(adapter.exported(result.state_dict))
+                tensors = trained.result(trainable, result.state_dict)
             columns = preview_columns(model, dataset.vae, result)
             said = metadata(prompts, plan, identity, result.steps, subject and subject[0])
             said |= of_model(model) | of_data(model, pairs, plan)

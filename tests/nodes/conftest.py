@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,3 +86,24 @@ def said(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     progress = sys.modules[f"{pack.__name__}.nodes.host.progress"]
     monkeypatch.setattr(progress, "send", lambda node, text: lines.append(text))
     return lines
+
+
+@pytest.fixture
+def cancel_at(nodes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Return a function that makes the host's interrupt come at the given step of the next training."""
+    progress, management = nodes("nodes.host.progress"), sys.modules["comfy.model_management"]
+    check = progress.check_interrupt
+
+    def arrange(step: int) -> None:
+        checks: list[int] = []
+
+        def interrupted() -> None:
+            checks.append(1)
+            if len(checks) == step:
+                management.interrupt_current_processing(True)
+            check()
+
+        monkeypatch.setattr(progress, "check_interrupt", interrupted)
+
+    yield arrange
+    management.interrupt_current_processing(False)

@@ -28,6 +28,12 @@ INPUTS = {
         "model", "prompts", "dataset", "steps", "learning_rate", "seed", "subject_prompts", "subject_dataset",
         "subject_weight", "erased", "options", "run_options",
     ],
+    "DomainGallerySubject": [
+        "model", "prompts", "dataset", "steps", "learning_rate", "seed", "options", "run_options",
+    ],
+    "DomainGalleryBaseline": [
+        "model", "prompts", "dataset", "method", "seed", "options", "run_options",
+    ],
     "DomainGalleryTrain": [
         "model", "prompts", "dataset", "steps", "learning_rate", "seed", "erased", "options",
         "run_options",
@@ -45,6 +51,7 @@ INPUTS = {
     "DomainGalleryKept": ["clear"],
     "DomainGallerySaveLora": ["lora", "name", "key_format"],
     "DomainGalleryLoadLora": ["lora_name"],
+    "DomainGallerySaveEmbedding": ["embedding", "name"],
     "DomainGalleryGuider": [
         "model", "positive", "negative", "prompts", "mode", "cfg", "enhancement", "base", "start_percent",
         "end_percent", "rescale",
@@ -71,11 +78,14 @@ OUTPUTS = {
     "DomainGalleryDataset": ["DG_DATASET"],
     "DomainGalleryErase": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
     "DomainGalleryTrain": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
+    "DomainGallerySubject": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
+    "DomainGalleryBaseline": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE", "DG_EMBEDDING"],
     "DomainGalleryPersonalize": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
     "DomainGalleryOptions": ["DG_OPTIONS"],
     "DomainGalleryRunOptions": ["DG_RUN"],
     "DomainGallerySaveLora": ["STRING"],
     "DomainGalleryLoadLora": ["LORA_MODEL"],
+    "DomainGallerySaveEmbedding": ["STRING", "STRING"],
     "DomainGalleryKept": ["STRING"],
     "DomainGalleryGuider": ["GUIDER"],
     "DomainGalleryEnhancement": ["MODEL"],
@@ -110,7 +120,8 @@ def test_every_node_has_a_name_a_place_a_description_and_aliases(schemas):
 
 def test_every_input_and_output_is_explained(schemas):
     for schema in schemas.values():
-        for part in [*schema.inputs, *schema.outputs]:
+        inputs = [part for given in schema.inputs for part in given.get_all()]
+        for part in [*inputs, *schema.outputs]:
             assert part.tooltip, f"{schema.node_id}: {part.id}"
             assert part.tooltip.endswith("."), f"{schema.node_id}: {part.tooltip}"
         assert all(output.display_name for output in schema.outputs)
@@ -165,4 +176,4 @@ def test_a_help_page_names_every_input_as_the_node_does(schemas):
         named = re.findall(r"\*\*([^*]+)\*\*", page) + re.findall(r"^\| ([\w, ]+) \|", page, re.M)
         words = {word for part in named for word in re.split(r", | and ", part)}
 
-        assert {part.id for part in schema.inputs} <= words, name
+        assert {part.id for given in schema.inputs for part in given.get_all()} <= words, name

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
+from tests.nodes.test_real_baselines import METHODS
 from tests.nodes.thin import write_checkpoint
 from tools.host.graphs import workflow_to_api
 from tools.make.workflows import SHORT, make_workflows
@@ -91,6 +92,44 @@ def test_the_saved_file_loads_by_every_key_and_draws_the_same(taught, host):
     found = pixels(host, drawn, shown)
     assert found == pixels(host, outputs, shown)
     assert found != pixels(host, outputs, plain)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("taught", ["sdxl"], indirect=True)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_other_methods_train_and_save(taught, host, method):
+    """All weights, a LoRA, all weights through the whole VAE, and a new word in each text encoder."""
+    family, prompt, _ = taught
+    train = of_type(prompt, "DomainGalleryTrain")[-1]
+    given = {
+        name: prompt[train]["inputs"][name] for name in ("model", "prompts", "dataset", "options", "seed")
+    }
+    fields = METHODS[method] | {"steps": 1, "learning_rate": 1e-4}
+    if "clip" in fields:
+        fields["clip"] = [given["model"][0], 1]
+    inputs = {**given, "method": method, **{f"method.{name}": value for name, value in fields.items()}}
+    word = method == "Textual Inversion"
+    save = (
+        {"class_type": "DomainGallerySaveEmbedding", "inputs": {"embedding": ["new", 4]}}
+        if word
+        else {"class_type": "DomainGallerySaveLora", "inputs": {"lora": ["new", 0], "key_format": "kohya"}}
+    )
+    save["inputs"]["name"] = f"thin/{family}_{method.replace(' ', '_').lower()}"
+    again = {**prompt, "new": {"class_type": "DomainGalleryBaseline", "inputs": inputs}, "saved": save}
+    kept = upstream(again, "saved") | {"saved"}
+
+    outputs = host.client.run({name: node for name, node in again.items() if name in kept}, timeout=800)
+
+    values = [value for term in outputs["new"]["losses"][0].values() for value in term]
+    assert values and all(math.isfinite(value) and value >= 0 for value in values)
+    folder = host.output / ("embeddings" if word else "loras") / "thin"
+    [path] = folder.glob(f"{family}_{method.replace(' ', '_').lower()}_0*.safetensors")
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+    if word:
+        assert names == {"clip_l", "clip_g"}
+    else:
+        assert all(name.startswith("lora_unet_") for name in names) and len(names) > 20
 
 
 def upstream(prompt, name):

@@ -32,6 +32,7 @@ def tiny_model(
     seed: int = 0,
     latent_format: Any = None,
     dtype: torch.dtype = torch.float32,
+    context: int = UNET["context_dim"],
 ) -> Any:
     """Return a ModelPatcher of a UNet with random weights, made in inference mode as the host makes them.
 
@@ -39,6 +40,7 @@ def tiny_model(
         kind: a name of the host's ModelType.
         pooled: the width of a pooled text embedding, as SDXL has; 0 for none.
         dtype: of the weights, and what the host computes in.
+        context: the width of a text embedding.
     """
     import comfy.latent_formats
     import comfy.model_base
@@ -48,7 +50,7 @@ def tiny_model(
     import comfy.supported_models_base
 
     class Config(comfy.supported_models_base.BASE):
-        unet_config = UNET
+        unet_config: ClassVar = UNET | {"context_dim": context}
         unet_extra_config: ClassVar = {"num_heads": 2, "num_head_channels": -1}
         sampling_settings: ClassVar = {}
         memory_usage_factor = 0.1
@@ -64,7 +66,7 @@ def tiny_model(
             return torch.cat([given["pooled_output"], size], dim=1)
 
     Config.latent_format = latent_format or comfy.latent_formats.SD15
-    unet = dict(UNET)
+    unet = UNET | {"context_dim": context}
     if pooled:
         unet |= {"num_classes": "sequential", "adm_in_channels": pooled + 2}
     with torch.inference_mode():

@@ -110,7 +110,7 @@ class Format:
 
 def file_parts() -> dict[str, str]:
     """Return what a file may hold of a layer, of every kind, with the name that kohya's format has for it."""
-    found = {"alpha": "alpha"}
+    found = {"alpha": "alpha", "diff": "diff", "diff_b": "diff_b"}
     for kind in KINDS.values():
         found |= kind.parts | kind.filed
     return found

@@ -31,6 +31,11 @@ class Diffusers(Format):
     kinds = (Lora.name, Dora.name)
 
     def to_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if any(name.endswith((".diff", ".diff_b")) for name in tensors):
+            raise FileError(
+                "Expected a LoRA or a DoRA for the diffusers format, got differences of whole weights. Save in "
+                "the kohya or the comfyui format."
+            )
         self.check_kind(describe(tensors)[0])
         found: dict[str, Tensor] = {}
         for module, parts in layers_of(tensors).items():

@@ -11,7 +11,7 @@ from toys import ToyDenoiser, assert_same_gradients, conditions, latents, networ
 from domaingallery_core.data.parts import Batch
 from domaingallery_core.errors import InputError
 from domaingallery_core.generators import generator
-from domaingallery_core.methods import draw, noised_batch
+from domaingallery_core.methods import Drawing, draw, noised_batch
 from domaingallery_core.methods.similarity import clean_features, recurrent_denoise, similarity_consistency
 from domaingallery_core.model.denoiser import Condition
 
@@ -33,7 +33,7 @@ def noised(denoiser, timestep=600, rows=4, prompts=None):
 
 def drawn(process, *tensors, offset_noise=0.0, **others):
     step = {"domain": Batch(part(tensors[0]), *tensors)} | others
-    return draw(step, process, generator(0, "noise"), offset_noise)
+    return draw(step, process, generator(0, "noise"), Drawing(offset_noise=offset_noise))
 
 
 def prediction(denoiser, images, condition):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from killed_run import PLAN, run
 from torch import nn
-from toys import but, latents, part
+from toys import WIDTH, but, latents, part
 
 from domaingallery_core.data.parts import Batch
 from domaingallery_core.errors import InputError
@@ -153,7 +153,9 @@ def test_the_optimizer_is_that_of_the_released_code_and_its_quick_form():
 
 
 class AdamW8bit(torch.optim.Optimizer):
-    """Move weights by their mean gradient, counting steps in an int as that of bitsandbytes does."""
+    """Move weights by their mean gradient. As that of bitsandbytes it counts steps in an int, and keeps other
+    moments of some weights than of others.
+    """
 
     def __init__(self, parameters, **options):
         super().__init__(parameters, options)
@@ -166,6 +168,8 @@ class AdamW8bit(torch.optim.Optimizer):
                 state = self.state[p]
                 state["step"] = state.get("step", 0) + 1
                 state["mean"] = state.get("mean", 0) * (1 - 1 / state["step"]) + p.grad / state["step"]
+                if p.shape[0] == WIDTH:
+                    state["largest"] = state["mean"].abs().max()
                 p.sub_(group["lr"] * state["mean"])
 
 

@@ -105,3 +105,26 @@ def test_a_plan_knows_what_it_reads():
 def test_counts_are_whole_and_above_zero(name, value):
     with pytest.raises(InputError, match=f"Expected {name} to be"):
         plan(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("method", "trains"),
+    [("dreambooth", "weights"), ("dreambooth_lora", "adapter"), ("textual_inversion", "tokens")],
+)
+def test_a_plan_has_the_settings_of_what_its_method_trains_and_no_others(method, trains):
+    found = plan(method=method)
+
+    assert found.trains == trains and getattr(found, trains) is not None
+    assert {"adapter", "weights", "tokens"} & found.to_dict().keys() == {trains}
+    assert TrainingPlan.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert plan(method=method, trains="adapter", rank=8).adapter.rank == 8
+
+
+def test_settings_of_what_is_not_trained_are_refused():
+    with pytest.raises(InputError, match="got also \\['rank'\\]"):
+        plan(method="dreambooth", rank=8)
+    with pytest.raises(InputError, match="trains one of adapter, weights, tokens, got adapter and tokens"):
+        TrainingPlan.from_dict(plan().to_dict() | {"tokens": {"word": "dog"}})
+    without = {name: group for name, group in plan().to_dict().items() if name != "adapter"}
+    with pytest.raises(InputError, match="trains one of adapter, weights, tokens, got none"):
+        TrainingPlan.from_dict(without)

@@ -151,6 +151,10 @@ class Fuzz:
             "DG_OPTIONS": Made("options", ("lora", 4, 0.0, 0.0, 2, "attention", "automatic")),
             "DG_RUN": Made("run", (0, 0, "", "automatic")), "LORA_MODEL": Made("lora", ("good",)),
             "DG_SOURCE,IMAGE": Made("source", (Made("tensor", ((3, 4, 8, 8),)),)),
+            "DG_EMBEDDING": Made("embedding", (Made("tensor", ((2, 16),)), "clip_l")),
+            "COMFY_DYNAMICCOMBO_V3": {
+                "method": "DreamBooth", "steps": 2, "learning_rate": 1e-3, "prior_weight": 1.0,
+            },
         }  # fmt: skip
         if kind in made:
             return made[kind]
@@ -296,6 +300,9 @@ class Fuzz:
             preview_every=previews, preview_count=1, preview_steps=1, checkpoint_every=checkpoints,
             run_name=name, gradient_checkpointing=checkpointing, resume="start over",
         )  # fmt: skip
+
+    def _embedding(self, vectors: Any, name: str) -> Any:
+        return self.nodes("nodes.sockets").TrainedEmbedding({name: vectors}, metadata={})
 
     def _source(self, latents: Any) -> Any:
         return self.nodes("nodes.sockets").SourceLatents(latents=latents, vae=Vae(), size=(64, 64))

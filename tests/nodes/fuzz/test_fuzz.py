@@ -11,6 +11,10 @@ from tests.nodes.fuzz.values import Made
 
 #: Seconds for random cases, shared by all nodes and files; the bench tries many more.
 SECONDS = 30
+NEW_WORD = {
+    "method": "Textual Inversion", "steps": 2, "learning_rate": 1e-3, "word": "face", "vectors": 1,
+    "templates": "object",
+}  # fmt: skip
 #: What once ended otherwise, each with the error that it is now; None for success.
 CORPUS = [
     ("DomainGalleryPrompts", {"clip": None}, "Expected clip to be a text encoder, got nothing"),
@@ -84,6 +88,17 @@ CORPUS = [
         "Expected positive to be encoded text, got a list",
     ),
     ("DomainGalleryKSampler", {"denoise": 1e-300}, "Expected denoise to be 0 or at least 2e-05 for 2 steps"),
+    ("DomainGalleryBaseline", {"method": {"a": 1}}, "Expected method to be one of DreamBooth, .*got nothing"),
+    (
+        "DomainGalleryBaseline",
+        {"method": NEW_WORD | {"clip": Made("clip", ("",))}},
+        "Expected the CLIP text encoders of Stable Diffusion or SDXL, got Clip with nothing",
+    ),
+    (
+        "DomainGallerySaveEmbedding",
+        {"embedding": Made("embedding", (Made("tensor", ((2, 16), "float32", "nan")), "clip_l"))},
+        "Expected finite vectors",
+    ),
     ("DomainGalleryDemoImages", {"count": 2**70}, "Expected count to be a whole number from 1 to 1000"),
 ]
 

@@ -109,6 +109,7 @@ LATENTS = st.one_of(
         st.sampled_from(["none", "mask", "bad mask", "batch index", "bad batch index", "no samples"]),
     ),
 )
+METHODS = ["DreamBooth", "DreamBooth LoRA", "DomainStudio", "Textual Inversion"]
 #: Hostile values by the type of an input.
 HOSTILE: dict[str, SearchStrategy[Any]] = {
     "INT": NUMBERS,
@@ -182,6 +183,36 @@ HOSTILE: dict[str, SearchStrategy[Any]] = {
         st.builds(
             lambda count, fill: Made("source", (Made("tensor", ((count, 4, 8, 8), "float32", fill)),)),
             st.integers(1, 4), st.sampled_from(FILLS),
+        ),
+    ),
+    "DG_EMBEDDING": st.one_of(
+        STRANGE,
+        st.builds(
+            lambda *given: Made("embedding", given), tensors(2, 16), st.sampled_from(["clip_l", "", "a\0"])
+        ),
+    ),
+    "COMFY_DYNAMICCOMBO_V3": st.one_of(
+        STRANGE,
+        TEXTS,
+        st.fixed_dictionaries(
+            {
+                "method": st.one_of(TEXTS, st.sampled_from(METHODS)),
+                "steps": st.one_of(STRANGE, st.just(2)),
+                "learning_rate": st.one_of(NUMBERS, st.just(1e-3)),
+            },
+            optional={
+                "clip": st.one_of(STRANGE, st.just(Made("clip", ("",)))),
+                "text_encoder": st.one_of(STRANGE, st.just(Made("clip", ("",)))),
+                "word": TEXTS,
+                "vectors": st.one_of(STRANGE, st.integers(1, 3)),
+                "templates": st.one_of(TEXTS, st.just("style")),
+                "copies": st.one_of(TEXTS, st.sampled_from(["float32", "bfloat16"])),
+                "variant": st.one_of(TEXTS, st.just("released")),
+                "prior_weight": st.one_of(NUMBERS, st.floats(0, 2)),
+                "image_similarity_weight": st.one_of(NUMBERS, st.floats(0, 2)),
+                "frequency_similarity_weight": st.one_of(NUMBERS, st.floats(0, 2)),
+                "frequency_weight": st.one_of(NUMBERS, st.floats(0, 2)),
+            },
         ),
     ),
     "LORA_MODEL": st.one_of(

@@ -31,27 +31,6 @@ def train(nodes, model, **changes):
     return training.train(nodes, model, **{**inputs, **changes})
 
 
-@pytest.fixture
-def cancel_at(nodes, monkeypatch):
-    """Return a function that makes the host's interrupt come at the given step of the next training."""
-    progress, management = nodes("nodes.host.progress"), host_module("comfy.model_management")
-    check = progress.check_interrupt
-
-    def arrange(step):
-        checks = []
-
-        def interrupted():
-            checks.append(1)
-            if len(checks) == step:
-                management.interrupt_current_processing(True)
-            check()
-
-        monkeypatch.setattr(progress, "check_interrupt", interrupted)
-
-    yield arrange
-    management.interrupt_current_processing(False)
-
-
 def test_a_cancelled_training_goes_on_to_the_same_bytes(nodes, model, output, said, cancel_at):
     """Also under Run Options that differ; the checkpoint of the cancel is gone at the end."""
     options = nodes("nodes.sockets").RunOptions(preview_every=2, preview_count=1, preview_steps=2)
