@@ -33,8 +33,8 @@ class Diffusers(Format):
     def to_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if any(name.endswith((".diff", ".diff_b")) for name in tensors):
             raise FileError(
-                "Expected a LoRA or a DoRA for the diffusers format, got differences of whole weights. Save in "
-                "the kohya or the comfyui format."
+                "Expected a LoRA or a DoRA for the diffusers format, got differences of whole weights. "
+                "Save in the kohya or the comfyui format."
             )
         self.check_kind(describe(tensors)[0])
         found: dict[str, Tensor] = {}
