@@ -66,12 +66,12 @@ class DomainGallerySaveLora(Node):
     @classmethod
     def execute(cls, lora, name: str, key_format: str) -> io.NodeOutput:
         tensors = tensors_of(lora, key_format)
-        said = getattr(lora, "metadata", None)
+        said, names = getattr(lora, "metadata", None), getattr(lora, "names", None)
+        if said is not None:
+            said = said | {"ss_output_name": PurePosixPath(checked_name(name)).name}
 
         def save(path: Path) -> Path:
-            own = None if said is None else said | {"ss_output_name": path.stem}
-            names = getattr(lora, "names", None)
-            return save_lora(path, tensors, own, key_format=key_format, names=names, replace=False)
+            return save_lora(path, tensors, said, key_format=key_format, names=names, replace=False)
 
         path, saved = save_numbered(name, "loras", save)
         text = (
