@@ -174,7 +174,7 @@ def test_a_number_that_another_process_took_meanwhile_is_left_to_it(nodes, lora,
     before = first.read_bytes()
     saving = nodes("nodes.files.saving")
     place = saving.place_of("sketch")
-    monkeypatch.setattr(saving, "place_of", lambda name: (place[0], place[1], 1, place[3]))
+    monkeypatch.setattr(saving, "place_of", lambda *_: (place[0], place[1], 1, place[3]))
 
     second = Path(save(nodes, {name: tensor + 1 for name, tensor in lora.items()})[0])
 
