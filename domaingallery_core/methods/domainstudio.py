@@ -125,9 +125,11 @@ def decoded(decoder: Decoder, latents: Tensor, *, rescaled: bool = True) -> Tens
     def decode(row: Tensor) -> Tensor:
         return decoder(row, rescaled=rescaled)
 
-    if not (latents.requires_grad and torch.is_grad_enabled()):
-        return torch.cat([decode(row) for row in latents.split(1)])
-    return torch.cat([checkpoint(decode, row, use_reentrant=False) for row in latents.split(1)])
+    def again(row: Tensor) -> Tensor:
+        return checkpoint(decode, row, use_reentrant=False)  # type: ignore[return-value]
+
+    moving = latents.requires_grad and torch.is_grad_enabled()
+    return torch.cat([(again if moving else decode)(row) for row in latents.split(1)])
 
 
 def haar_details(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
