@@ -114,6 +114,14 @@ def test_a_guidance_scale_that_a_network_reads_is_one_where_nothing_is_said(node
     assert seen == [None, 3.5, 1.0, 3.5] and "guidance" not in prompts[0][0][1]
 
 
+@pytest.mark.parametrize(("family", "without"), [("flux", "flux schnell"), ("flux2", "flux2 klein")])
+def test_networks_without_a_guidance_scale_are_told_from_those_with_one(nodes, empty_model, family, without):
+    family_of = nodes("nodes.host.families").family_of
+
+    assert family_of(empty_model(family)).name == family
+    assert family_of(empty_model(family, guidance_embed=False)).name == without
+
+
 def test_networks_with_a_distilled_guidance_learn_without_it_and_others_as_the_host_says(nodes):
     families = nodes("nodes.host.families").FAMILIES
 
