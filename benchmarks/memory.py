@@ -160,7 +160,7 @@ def activations(
         for name in ("trainables.adapters", "data.parts", "methods")
     }
     host = modules["nodes.host.model"]
-    saving = modules["nodes.host.memory"]
+    saving = modules["nodes.host.network.memory"]
     with (
         torch.inference_mode(),
         host.training(model) as device,

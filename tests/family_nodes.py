@@ -200,7 +200,7 @@ class Look:
         )
         with host.training(self.model), torch.no_grad():
             denoiser = host.HostDenoiser(self.model)
-            x = self.module("nodes.host.latents").without_frames(self.x.clone())
+            x = self.module("nodes.host.pixels.latents").without_frames(self.x.clone())
             conditions = denoiser.conditions([self.prompts["target"]], x)
             network, named = self.model.model.diffusion_model, denoiser.family.targets
             draws = torch.Generator().manual_seed(0)
@@ -224,7 +224,7 @@ class Look:
         together = self.module("domaingallery_core.model.denoiser").denoise_together
         with host.training(self.model), torch.no_grad():
             denoiser = host.HostDenoiser(self.model)
-            x = self.module("nodes.host.latents").without_frames(self.x.clone())
+            x = self.module("nodes.host.pixels.latents").without_frames(self.x.clone())
             rows = torch.cat([x, -x, x.flip(-1)])
             sigma = torch.full((3,), self.sigma)
             target, source = denoiser.conditions([self.prompts["target"], self.prompts["source"]], x)

@@ -18,7 +18,7 @@ from ...domaingallery_core.data.parts import turns
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.generators import generator
 from ...domaingallery_core.methods.similarity import FEWEST_SOURCES
-from ..host.encoding import encode, images_of
+from ..host.pixels.encoding import encode, images_of
 from ..host.progress import node_id, say
 from ..node import Node
 from ..sockets import CATEGORY, Dataset, LatentDataset, LatentPart, Prompts, Source, SourceLatents

@@ -20,9 +20,9 @@ from ...domaingallery_core.data.latent_cache import LatentCache
 from ...domaingallery_core.errors import InputError
 from ...domaingallery_core.fingerprints import fingerprint
 from ..files.kept import keep_within_bounds
-from ..host.encoding import at_once, check_vae, decoded
 from ..host.families import Drawing, family_of
 from ..host.identity import is_told, model_identity
+from ..host.pixels.encoding import at_once, check_vae, decoded
 from ..host.progress import Progress, duration, node_id
 from ..host.text import check_text_encoder
 from ..inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input

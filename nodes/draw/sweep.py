@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.pictures.grids import labelled_grid
-from ..host.encoding import check_vae, pixels
+from ..host.pixels.encoding import check_vae, pixels
 from ..host.progress import Progress, duration, node_id
 from ..inputs import cfg_input
 from ..node import Node

@@ -21,9 +21,9 @@ from ...domaingallery_core.model.denoiser import Condition
 from ...domaingallery_core.model.process import Process
 from ...domaingallery_core.trainables.adapters import ordinary_weights
 from ..sockets import Conditioning
-from .autograd import differentiable, differentiable_attention
 from .families import family_of
-from .latents import with_frames, without_frames
+from .network.autograd import differentiable, differentiable_attention
+from .pixels.latents import with_frames, without_frames
 from .text import check_text_encoder
 
 # Where the core's name of a condition differs from the host's.

@@ -14,7 +14,7 @@ from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.methods.textual_inversion import PLACE
 from ...domaingallery_core.trainables.tokens import Tokens
 from ..sockets import Conditioning
-from .memory import attribute
+from .network.memory import attribute
 
 
 def encoders_of(clip: Any) -> dict[str, SDClipModel]:

@@ -11,8 +11,8 @@ from ...domaingallery_core.data.parts import Part, Role, read_parts
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.model.denoiser import Conditions
 from ...domaingallery_core.run.plan import TrainingPlan
-from ..host.latents import deviation_scale, training_latents
 from ..host.model import HostDenoiser
+from ..host.pixels.latents import deviation_scale, training_latents
 from ..sockets import CategoryPrompts, DomainPrompts, LatentDataset, LatentPart
 
 Pair = tuple[CategoryPrompts, LatentPart]

@@ -19,8 +19,8 @@ from ...domaingallery_core.pictures.curves import plot, shown_steps, stacked, st
 from ...domaingallery_core.pictures.grids import image_to_tensor, tensor_to_images
 from ...domaingallery_core.run.checkpoints import Checkpoints
 from ...domaingallery_core.run.trainer import StepEvent, TrainingResult
-from ..host.encoding import pixels
-from ..host.latents import vae_latents, with_frames
+from ..host.pixels.encoding import pixels
+from ..host.pixels.latents import vae_latents, with_frames
 from ..host.progress import Progress, check_interrupt, duration
 
 log = logging.getLogger("domaingallery")

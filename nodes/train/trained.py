@@ -24,8 +24,8 @@ from ...domaingallery_core.trainables.tokens import Tokens
 from ...domaingallery_core.trainables.trainable import Trainable
 from ...domaingallery_core.trainables.weights import Weights, bytes_beside_base
 from ..host.families import family_of
-from ..host.memory import casts_weights
 from ..host.model import HostDenoiser
+from ..host.network.memory import casts_weights
 from ..host.new_words import NewWord, encoded, first_vectors, learning_text
 from ..sockets import DomainPrompts
 

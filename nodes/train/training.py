@@ -24,12 +24,12 @@ from ...domaingallery_core.trainables.adapters import target_modules
 from ...domaingallery_core.trainables.kinds import describe
 from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
-from ..host.decoding import HostDecoder, vae_patcher
 from ..host.families import Family, family_of
 from ..host.families.names import key_map
 from ..host.identity import model_identity
-from ..host.memory import gradient_checkpointing, precision
 from ..host.model import HostDenoiser, training
+from ..host.network.memory import gradient_checkpointing, precision
+from ..host.pixels.decoding import HostDecoder, vae_patcher
 from ..host.progress import duration, node_id, warned
 from ..node import Node
 from ..sockets import (

@@ -269,7 +269,7 @@ def test_pixels_of_many_images_never_exist_at_once(comfy, nodes, monkeypatch):
     encoded = only_part(nodes, source, vae=source.vae).source
 
     assert len(encoded) == 40 and most[0] == 8 and alive[0] == 0
-    assert [nodes("nodes.host.encoding").at_once(side, side) for side in (64, 512, 1024, 4096)] == [
+    assert [nodes("nodes.host.pixels.encoding").at_once(side, side) for side in (64, 512, 1024, 4096)] == [
         8,
         4,
         1,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 @pytest.fixture
 def autograd(nodes):
-    return nodes("nodes.host.autograd")
+    return nodes("nodes.host.network.autograd")
 
 
 def block(x, weight):

@@ -52,7 +52,7 @@ def model_in(dtype):
 
 def gradient(nodes, model):
     """Yield a loss of what the network makes of an input, and then its gradient."""
-    host, memory = nodes("nodes.host.model"), nodes("nodes.host.memory")
+    host, memory = nodes("nodes.host.model"), nodes("nodes.host.network.memory")
     with host.training(model), memory.precision(model, "float32"):
         denoiser = host.HostDenoiser(model)
         x = tiny_latents(2).clone().requires_grad_()
@@ -79,7 +79,7 @@ def test_gradients_are_those_of_the_copies(nodes, dtype, monkeypatch):
     found = [*gradient(nodes, model)]
 
     with monkeypatch.context() as patch:
-        patch.setattr(nodes("nodes.host.memory"), "cast_anew", lambda *given: torch.enable_grad())
+        patch.setattr(nodes("nodes.host.network.memory"), "cast_anew", lambda *given: torch.enable_grad())
         expected = [*gradient(nodes, model)]
 
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
@@ -89,7 +89,7 @@ def test_a_base_that_computes_as_it_is_stored_is_left_alone(nodes, casts):
     ops = host_module("comfy.ops")
     before = ops.cast_bias_weight
 
-    with nodes("nodes.host.casting").cast_anew(tiny_model().model.diffusion_model, torch.float32):
+    with nodes("nodes.host.network.casting").cast_anew(tiny_model().model.diffusion_model, torch.float32):
         assert ops.cast_bias_weight is before
 
 
@@ -99,7 +99,9 @@ def test_the_host_casts_as_before_after_an_error(nodes, comfy):
 
     with (
         pytest.raises(ZeroDivisionError),
-        nodes("nodes.host.casting").cast_anew(model_in(torch.float16).model.diffusion_model, torch.float32),
+        nodes("nodes.host.network.casting").cast_anew(
+            model_in(torch.float16).model.diffusion_model, torch.float32
+        ),
     ):
         assert ops.cast_bias_weight is not before
         raise ZeroDivisionError

@@ -18,7 +18,7 @@ def film(comfy):
 
 
 def test_images_for_a_network_of_films_are_films_of_one_frame(nodes, film):
-    latents = nodes("nodes.host.latents")
+    latents = nodes("nodes.host.pixels.latents")
     images = torch.randn(2, 16, 4, 4)
 
     assert latents.with_frames(film, images).shape == (2, 16, 1, 4, 4)
@@ -27,7 +27,7 @@ def test_images_for_a_network_of_films_are_films_of_one_frame(nodes, film):
 
 
 def test_training_sees_what_the_format_of_the_model_makes_of_them(nodes, film):
-    latents, form = nodes("nodes.host.latents"), film.model.latent_format
+    latents, form = nodes("nodes.host.pixels.latents"), film.model.latent_format
     images = torch.randn(2, 16, 4, 4)
 
     seen = latents.training_latents(film, images)
@@ -37,7 +37,7 @@ def test_training_sees_what_the_format_of_the_model_makes_of_them(nodes, film):
 
 
 def test_the_scale_of_a_deviation_has_no_frames(nodes, film):
-    latents, form = nodes("nodes.host.latents"), film.model.latent_format
+    latents, form = nodes("nodes.host.pixels.latents"), film.model.latent_format
     one, zero = (form.process_in(torch.full((1, 16, 1, 1, 1), end)) for end in (1.0, 0.0))
 
     torch.testing.assert_close(latents.deviation_scale(film, 16), (one - zero)[:, :, 0])
@@ -46,7 +46,7 @@ def test_the_scale_of_a_deviation_has_no_frames(nodes, film):
 @pytest.mark.parametrize("shape", [(2, 16, 3, 4, 4), (2, 16, 4)])
 def test_films_and_sounds_are_refused(nodes, errors, shape):
     with pytest.raises(errors.InputError, match="Expected latents of images"):
-        nodes("nodes.host.latents").without_frames(torch.zeros(shape))
+        nodes("nodes.host.pixels.latents").without_frames(torch.zeros(shape))
 
 
 class FilmVae:
@@ -62,7 +62,7 @@ class FilmVae:
 def test_a_vae_of_films_gets_images_one_by_one(nodes):
     images = [torch.full((1, 32, 32, 3), value) for value in (0.1, 0.5, 0.9)]
 
-    found = nodes("nodes.host.encoding").encode(FilmVae(), images)
+    found = nodes("nodes.host.pixels.encoding").encode(FilmVae(), images)
 
     assert found.latents.shape == (3, 16, 4, 4) and found.deviation is None
     torch.testing.assert_close(found.latents[:, 0, 0, 0], torch.tensor([0.1, 0.5, 0.9]))
@@ -75,5 +75,5 @@ def test_a_vae_with_frames_that_takes_images_as_they_are_gets_them_together(node
         encode=lambda pixels: calls.append(len(pixels)) or torch.zeros(len(pixels), 4, 1, 4, 4),
     )  # fmt: skip
 
-    assert nodes("nodes.host.encoding").encode(vae, [torch.zeros(1, 32, 32, 3)] * 3).latents.ndim == 4
+    assert nodes("nodes.host.pixels.encoding").encode(vae, [torch.zeros(1, 32, 32, 3)] * 3).latents.ndim == 4
     assert calls == [3]

@@ -398,11 +398,11 @@ def test_streamed_weights_become_ordinary_ones_of_their_kind(comfy, nodes):
 def test_latents_are_scaled_for_the_model_once(comfy, nodes):
     latents = tiny_latents(2)
 
-    scaled = nodes("nodes.host.latents").training_latents(tiny_model(), latents)
+    scaled = nodes("nodes.host.pixels.latents").training_latents(tiny_model(), latents)
 
     torch.testing.assert_close(scaled, latents.clone() * 0.18215)
 
 
 def test_latents_of_another_family_are_refused(comfy, nodes, errors):
     with pytest.raises(errors.InputError, match=r"VAE of this model \(4 channels\), got 16"):
-        nodes("nodes.host.latents").training_latents(tiny_model(), tiny_latents(2, channels=16))
+        nodes("nodes.host.pixels.latents").training_latents(tiny_model(), tiny_latents(2, channels=16))

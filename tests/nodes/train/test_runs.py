@@ -312,7 +312,7 @@ def test_warnings_stay_on_the_node(nodes, model, said):
 
 def gradients(nodes, model, dataset, setting):
     """Return the gradients of one step, and the bytes that were kept for its backward pass."""
-    host, memory = nodes("nodes.host.model"), nodes("nodes.host.memory")
+    host, memory = nodes("nodes.host.model"), nodes("nodes.host.network.memory")
     places = ("trainables.adapters", "methods", "data.parts")
     core = {name.rpartition(".")[2]: nodes(f"domaingallery_core.{name}") for name in places}
     plan = nodes("nodes.sockets").TrainingOptions().plan("domaingallery", 1, 1e-3, 0)

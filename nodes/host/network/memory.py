@@ -12,8 +12,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..families import family_of
 from .casting import cast_anew
-from .families import family_of
 
 #: Networks with at least so many weights are trained with gradient checkpointing unless told otherwise.
 LARGE = 100_000_000

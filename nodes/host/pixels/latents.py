@@ -6,7 +6,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...domaingallery_core.errors import InputError, shown
+from ....domaingallery_core.errors import InputError, shown
 
 
 def with_frames(model: ModelPatcher, latents: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...domaingallery_core.data.examples import Examples
-from ...domaingallery_core.errors import InputError, shown
-from ..sockets import SourceLatents
+from ....domaingallery_core.data.examples import Examples
+from ....domaingallery_core.errors import InputError, shown
+from ...sockets import SourceLatents
+from ..progress import check_interrupt
 from .latents import without_frames
-from .progress import check_interrupt
 
 #: At most so many images, and about so many pixels, go through a VAE at once.
 IMAGES_AT_ONCE, PIXELS_AT_ONCE = 8, 2**20

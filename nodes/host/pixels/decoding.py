@@ -8,7 +8,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...domaingallery_core.errors import InputError, shown
+from ....domaingallery_core.errors import InputError, shown
 from .encoding import check_vae
 
 OTHERWISE = "Connect the VAE that belongs to the model to Dataset."

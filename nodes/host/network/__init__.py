@@ -1,0 +1,1 @@
+"""What is done to a network while it is trained."""

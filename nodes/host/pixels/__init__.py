@@ -1,0 +1,1 @@
+"""Between pixels, the latents of a VAE and those of a MODEL."""
