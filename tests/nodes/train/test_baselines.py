@@ -168,3 +168,18 @@ def test_the_host_makes_copies_of_the_demo_model_for_its_own_training(demo):
         copy = demo.model.clone(force_deepcopy=True)
 
     assert copy.model is not demo.model.model and same(weights_of(copy), weights_of(demo.model))
+
+
+def test_the_stock_saver_writes_a_checkpoint_of_what_was_learned(demo, tmp_path):
+    """A MODEL with the differences on it, saved by the host, has the weights that it draws with."""
+    lora = on_demo(demo, "DreamBooth")[0]
+    loaded, path = load_lora(demo.model, lora), tmp_path / "all.safetensors"
+    expected = {name: loaded.patch_weight_to_device(name, return_weight=True) for name in loaded.patches}
+
+    with torch.inference_mode():
+        host_module("comfy.sd").save_checkpoint(str(path), loaded)
+    host_module("comfy.model_management").unload_all_models()
+
+    saved = {name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}
+    assert len(expected) == len(lora)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
