@@ -146,7 +146,8 @@ def test_each_method_shows_its_own_fields(nodes):
     shown = {option.key: [part.id for part in option.inputs] for option in choice.options}
 
     length = {"steps", "learning_rate"}
-    assert {name: set(ids) - {"clip", "text_encoder"} for name, ids in shown.items()} == {
+    sockets = {"clip", "text_encoder", "style_prompts", "style_dataset"}
+    assert {name: set(ids) - sockets for name, ids in shown.items()} == {
         name: length | fields.keys() for name, fields in FIELDS.items()
     }
     assert [name for name, ids in shown.items() if "clip" in ids] == ["Textual Inversion"]
