@@ -21,6 +21,7 @@ from tools.host.load_pack import load_pack
 
 #: A training takes a hundred times as long as a look at options; so many cases of it for one of others.
 SLOW = {"DomainGalleryErase": 0.4, "DomainGalleryTrain": 0.4, "DomainGalleryPersonalize": 0.4,
+        "DomainGallerySubject": 0.4, "DomainGalleryBaseline": 0.4,
         "checkpoint": 0.4, "sound checkpoint of something else": 0.4}  # fmt: skip
 
 

@@ -47,7 +47,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "DreamBooth LoRA": {},
     "DomainStudio": {
         "variant": "published", "image_similarity_weight": 100.0, "frequency_similarity_weight": 100.0,
-        "frequency_weight": 0.1,
+        "frequency_weight": 0.1, "style_weight": 1.0,
     },
     "Textual Inversion": {"word": "", "vectors": 1, "templates": "object"},
 }  # fmt: skip

@@ -47,6 +47,13 @@ FREQUENCY = Term(
     weight=0.1,
     help="Weight of having the high frequencies of the images of the domain (L_hfmse).",
 )
+STYLE = Term(
+    name="style",
+    reads="target",
+    role="subject",
+    regresses=True,
+    help="Weight of learning the images of the style, where there are any.",
+)
 LOOKING = (IMAGE_SIMILARITY, FREQUENCY_SIMILARITY, FREQUENCY)
 
 
@@ -99,6 +106,28 @@ class DomainStudioReleased(DomainStudio):
     """The same as the released code computes it."""
 
     name = "domainstudio_released"
+    released = True
+
+
+class DomainStudioStyle(DomainStudio):
+    """The personalised variant: Eq. 1 on images of a style as well, "a [V] [N] in the [S] style"."""
+
+    name = "domainstudio_style"
+    terms = (*DomainStudio.terms, STYLE)
+
+    def losses(self, ask: Ask, noised: NoisedStep, settings: MethodSettings) -> Losses:
+        terms = super().losses(ask, noised, settings)
+        if settings.uses(STYLE.name):
+            style = noised["subject"]
+            images = needed(style.target, "images of the style")
+            terms[STYLE.name] = ask(images, style.prompts.target).reconstruction
+        return terms
+
+
+class DomainStudioStyleReleased(DomainStudioStyle):
+    """The same as the released code computes its terms."""
+
+    name = "domainstudio_style_released"
     released = True
 
 

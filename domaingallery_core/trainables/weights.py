@@ -51,7 +51,11 @@ class Weights:
         self._off = 0
         with torch.inference_mode(False):
             self._copy()
-        self._put(on=True)
+        try:
+            self._put(on=True)
+        except BaseException:
+            self._put(on=False)
+            raise
 
     def _copy(self) -> None:
         copies: dict[int, nn.Parameter] = {}  # weights that are tied stay tied

@@ -17,7 +17,7 @@ from ...domaingallery_core.trainables.kinds import KINDS
 from ..checks import check_value
 from ..files.saving import checked_name, checked_word
 from ..sockets import TrainingOptions
-from ..train.baseline import ENCODERS, fields, plan_of, trained_by
+from ..train.baseline import SOCKETS, fields, plan_of, trained_by
 from ..train.data import check_parts, check_subject, checked_category, with_prompts
 from ..train.run_options import DomainGalleryRunOptions
 from .foreseen import Foresight, at
@@ -160,7 +160,7 @@ def _chosen_plan(foresight: Foresight, node: GraphNode, options: TrainingOptions
         return None
     chosen = {"method": key}
     for part in option.inputs:
-        if part.id not in ENCODERS:
+        if part.id not in SOCKETS:
             value = graph.value(node, f"method.{part.id}", part.default)
             chosen[part.id] = part.default if value is UNKNOWN else value
             check_value(part, chosen[part.id])

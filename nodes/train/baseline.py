@@ -9,7 +9,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...domaingallery_core.errors import InputError
 from ...domaingallery_core.methods import METHODS
-from ...domaingallery_core.methods.domainstudio import LOOKING
+from ...domaingallery_core.methods.domainstudio import LOOKING, STYLE
 from ...domaingallery_core.methods.terms import PRIOR
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.trainables.tokens import TokenSettings
@@ -18,7 +18,15 @@ from ..host.new_words import check_word, encoders_of
 from ..host.progress import node_id
 from ..node import Node
 from ..settings import setting_input, weight_input
-from ..sockets import CATEGORY, DomainPrompts, Embedding, TrainedEmbedding, TrainingOptions
+from ..sockets import (
+    CATEGORY,
+    Dataset,
+    DomainPrompts,
+    Embedding,
+    Prompts,
+    TrainedEmbedding,
+    TrainingOptions,
+)
 from .inputs import data_inputs, length_inputs, option_inputs, training_outputs, training_seed_input
 from .trained import Trained, TrainedAdapter, TrainedWeights, TrainedWord
 from .training import run
@@ -31,8 +39,8 @@ CHOICES = {
     "Textual Inversion": "textual_inversion",
 }
 VARIANTS = ("published", "released")
-#: The fields that are text encoders.
-ENCODERS = ("clip", "text_encoder")
+#: The fields that are sockets.
+SOCKETS = ("clip", "text_encoder", "style_prompts", "style_dataset")
 NO_LORA = (
     "Expected a LoRA of this training, got an embedding: Textual Inversion changes no weight. Connect the "
     "output embedding to Save Embedding."
@@ -58,6 +66,16 @@ def fields() -> list[io.DynamicCombo.Option]:
         optional=True,
         tooltip="The text encoder of the model, if it is to learn as well. Without it, it stays as it is.",
     )
+    style = [
+        Prompts.Input(
+            "style_prompts",
+            optional=True,
+            tooltip="To learn a style beside the images: a Domain Prompts with the same identifier, and a "
+            "category such as dog in the olis style.",
+        ),
+        Dataset.Input("style_dataset", optional=True, tooltip="A Dataset with images of the style."),
+        weight_input(STYLE),
+    ]
     of_method = {
         "DreamBooth": [*length_inputs(METHODS["dreambooth"], recipe), prior, copies, text_encoder],
         "DreamBooth LoRA": [*length_inputs(METHODS["dreambooth_lora"], recipe), prior],
@@ -67,6 +85,7 @@ def fields() -> list[io.DynamicCombo.Option]:
             prior,
             *map(weight_input, LOOKING),
             copies,
+            *style,
         ],
         "Textual Inversion": [
             clip,
@@ -122,7 +141,11 @@ class DomainGalleryBaseline(Node):
     def execute(cls, model, prompts, dataset, method, seed, options=None, run_options=None) -> io.NodeOutput:
         plan = plan_of(method, seed, prompts, options)
         trained = trained_by(plan, prompts, method.get("clip") or method.get("text_encoder"))
-        output = run(model, prompts, dataset, plan, node_id(cls), options=run_options, trained=trained)
+        style = method.get("style_prompts"), method.get("style_dataset")
+        output = run(
+            model, prompts, dataset, plan, node_id(cls), options=run_options, trained=trained,
+            subject=None if None in style else style,
+        )  # fmt: skip
         lora, *others = output.result
         embedding: Any = ExecutionBlocker(NO_EMBEDDING)
         if plan.tokens is not None:
@@ -138,8 +161,16 @@ def plan_of(
     Raises:
         InputError: a value cannot work.
     """
-    given = {name: value for name, value in chosen.items() if name not in ("method", *ENCODERS)}
+    given = {name: value for name, value in chosen.items() if name not in ("method", *SOCKETS)}
     name = CHOICES[chosen["method"]]
+    style = [chosen.get(name) is not None for name in ("style_prompts", "style_dataset")]
+    if any(style):
+        if not all(style):
+            raise InputError(
+                "Expected prompts and images of the style, got one of them. Connect both style_prompts and "
+                "style_dataset, or none."
+            )
+        name = f"{name}_style"
     if given.pop("variant", VARIANTS[0]) == "released":
         name = f"{name}_released"
     steps, learning_rate = given.pop("steps"), given.pop("learning_rate")

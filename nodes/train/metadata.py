@@ -42,7 +42,9 @@ def metadata(
     first, optimizer = prompts.first, plan.optimizer
     trigger = ", ".join(part.target_text for part in prompts.categories)
     if subject is not None:
-        trigger = f"a {first.identifier} {subject.first.identifier} {subject.first.category}"
+        word, category = subject.first.identifier, subject.first.category
+        words = [first.identifier, word] if word != first.identifier else [word]
+        trigger = " ".join(["a", *words, category])
     return {
         "format": "pt",
         "modelspec.sai_model_spec": SPEC,

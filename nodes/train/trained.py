@@ -33,7 +33,13 @@ log = logging.getLogger("domaingallery")
 
 
 class Trained:
-    """Put what learns on a MODEL that is loaded for training, and say what a result of it is."""
+    """Put what learns on a MODEL that is loaded for training, and say what a result of it is.
+
+    Attributes:
+        said: what is shown of it before the first step.
+    """
+
+    said = ""
 
     def beside(self) -> Iterable[ModelPatcher]:
         """Return what is loaded beside the MODEL."""
@@ -98,7 +104,7 @@ class TrainedWeights(Trained):
             modules[TEXT] = self.clip.cond_stage_model
         assert plan.weights is not None
         needed = bytes_beside_base(modules.values(), plan.weights, plan.optimizer.optimizer)
-        warn_of_memory(model, needed)
+        self.said = told_of_memory(model, needed)
         weights = stack.enter_context(Weights(modules, plan.weights))
         for module in modules.values():
             stack.enter_context(casts_weights(module))
@@ -169,8 +175,8 @@ def like(part: Part) -> Tensor:
     return examples.latents[:1]
 
 
-def warn_of_memory(model: ModelPatcher, needed: int) -> None:
-    """Say how much memory a training of all weights takes, and warn where there is less."""
+def told_of_memory(model: ModelPatcher, needed: int) -> str:
+    """Return how much memory a training of all weights takes, and warn where there is less."""
     free = comfy.model_management.get_free_memory(model.load_device)
     text = f"All weights, their gradients and moments take {needed / 2**30:.2g} GB beside the model"
     if needed > free:
@@ -178,5 +184,4 @@ def warn_of_memory(model: ModelPatcher, needed: int) -> None:
             "%s; %.2g GB are free. If that fails, set optimizer to adamw8bit in Training Options, copies to "
             "bfloat16, or train a LoRA.", text, free / 2**30,
         )  # fmt: skip
-    else:
-        log.info("%s.", text)
+    return f"{text}."

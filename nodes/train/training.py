@@ -112,6 +112,8 @@ def run(
                     base |= {"VAE weights": tensors_hash(dataset.vae.first_stage_model.state_dict())}
                 stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
                 trainable, parts = trained.put(stack, denoiser, parts, plan)
+                if trained.said:
+                    live.progress.say(trained.said)
                 identity = run_identity(trainable, parts, plan, base) | {"computes in": str(dtype)}
                 checkpoints = checkpoints_of(options, prompts.first.target_text, plan.method.name, identity)
                 claim.enter_context(checkpoints.claimed())

@@ -17,6 +17,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "DomainStudio": {
         "variant": "published", "prior_weight": 1.0, "image_similarity_weight": 100.0,
         "frequency_similarity_weight": 100.0, "frequency_weight": 0.1, "copies": "float32",
+        "style_weight": 1.0,
     },
     "Textual Inversion": {"word": "face", "vectors": 2, "templates": "object"},
 }  # fmt: skip

@@ -15,7 +15,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "DreamBooth LoRA": {"prior_weight": 0.0},
     "DomainStudio": {
         "variant": "published", "prior_weight": 1.0, "image_similarity_weight": 100.0,
-        "frequency_similarity_weight": 100.0, "frequency_weight": 0.1,
+        "frequency_similarity_weight": 100.0, "frequency_weight": 0.1, "style_weight": 1.0,
     },
     "Textual Inversion": {"clip": ["demo", 1], "word": "", "vectors": 2, "templates": "object"},
 }  # fmt: skip

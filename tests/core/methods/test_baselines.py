@@ -268,6 +268,25 @@ def test_without_its_own_terms_domainstudio_is_dreambooth_and_decodes_nothing(mo
     assert all(torch.equal(found[term], plain[term]) for term in found)
 
 
+@pytest.mark.parametrize("variant", ["", "_released"])
+def test_a_style_is_learned_beside_the_images_from_a_set_of_its_own(model, variant):
+    batch, _ = drawn(f"domainstudio{variant}", decoder=ToyDecoder())
+    style, own = drawn("dreambooth", prompts=replace(conditions(), target=conditions().source))
+    settings = plan(f"domainstudio_style{variant}")
+    with Weights(model) as weights:
+        denoiser = ToyDenoiser(model)
+        found = settings.method.terms(denoiser, weights, {"domain": batch, "subject": style})
+        plain, _ = terms_of(f"domainstudio{variant}", model, weights, batch)
+        expected = regression(model, denoiser.process, style.target, own.prompts.target)
+
+        assert found.keys() == {*plain, "style"}
+        assert_same(found["style"], expected, list(weights.named_parameters().values()))
+        for term, value in plain.items():
+            torch.testing.assert_close(found[term], value, rtol=1e-12, atol=1e-12)
+    assert settings.method.reads("target", "subject") and not settings.method.reads("source", "subject")
+    assert settings.method.weights["style"] == 1
+
+
 def test_domainstudio_without_a_vae_is_refused(model):
     batch, _ = drawn("domainstudio")
     with (
@@ -285,7 +304,8 @@ def test_the_bands_are_those_of_pywavelets():
     four = torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]], dtype=torch.float64)
     assert [float(band) for band in haar_details(four)] == list(OF_FOUR)
 
-    pywt = pytest.importorskip("pywt")
+    import pywt
+
     pictures = random(2, 3, 8, 6, seed=4).double()
     _, details = pywt.dwt2(pictures.numpy(), "haar")
     for ours, theirs in zip(haar_details(pictures), details, strict=True):
@@ -393,7 +413,8 @@ def test_methods_that_share_a_timestep_go_on_doing_so():
     apart = {name for name, method in METHODS.items() if not method.shares_timestep}
 
     assert apart == {
-        "dreambooth", "dreambooth_lora", "domainstudio", "domainstudio_released", "textual_inversion",
+        "dreambooth", "dreambooth_lora", "domainstudio", "domainstudio_released", "domainstudio_style",
+        "domainstudio_style_released", "textual_inversion",
     }  # fmt: skip
     order = batches([part(latents(3, 1))], 2, generator(0, "order"))
     process = ToyDenoiser(network()).process

@@ -212,6 +212,8 @@ HOSTILE: dict[str, SearchStrategy[Any]] = {
                 "image_similarity_weight": st.one_of(NUMBERS, st.floats(0, 2)),
                 "frequency_similarity_weight": st.one_of(NUMBERS, st.floats(0, 2)),
                 "frequency_weight": st.one_of(NUMBERS, st.floats(0, 2)),
+                "style_weight": st.one_of(NUMBERS, st.floats(0, 2)),
+                "style_prompts": st.one_of(STRANGE, st.just(Made("prompts", ("subject",)))),
             },
         ),
     ),

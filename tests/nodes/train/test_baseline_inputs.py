@@ -123,15 +123,18 @@ def test_names_of_files_are_looked_at_before_anything_is_drawn(nodes, errors, ki
         nodes("nodes.ahead.preflight").check_graph(graph, "save")
 
 
-def test_what_all_weights_take_is_warned_of_where_there_is_less(nodes, model, monkeypatch, caplog):
+def test_what_all_weights_take_is_told_and_warned_of_where_there_is_less(
+    nodes, model, monkeypatch, caplog, said
+):
     own = nodes("nodes.train.trained")
     monkeypatch.setattr(own.comfy.model_management, "get_free_memory", lambda *_: 2**20)
 
     baseline(nodes, model, "DreamBooth", steps=1)
 
     numbers = sum(weight.numel() for weight in model.model.diffusion_model.parameters())
-    assert f"moments take {numbers * 16 / 2**30:.2g} GB beside the model" in caplog.text
-    assert "set optimizer to adamw8bit" in caplog.text
+    told = f"All weights, their gradients and moments take {numbers * 16 / 2**30:.2g} GB beside the model"
+    assert told in caplog.text and "set optimizer to adamw8bit" in caplog.text
+    assert any(line.startswith(f"{told}.") for line in said)
 
 
 def test_each_method_shows_its_own_fields(nodes):
@@ -143,7 +146,8 @@ def test_each_method_shows_its_own_fields(nodes):
     shown = {option.key: [part.id for part in option.inputs] for option in choice.options}
 
     length = {"steps", "learning_rate"}
-    assert {name: set(ids) - {"clip", "text_encoder"} for name, ids in shown.items()} == {
+    sockets = {"clip", "text_encoder", "style_prompts", "style_dataset"}
+    assert {name: set(ids) - sockets for name, ids in shown.items()} == {
         name: length | fields.keys() for name, fields in FIELDS.items()
     }
     assert [name for name, ids in shown.items() if "clip" in ids] == ["Textual Inversion"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,6 +64,23 @@ def test_domainstudio_trains_through_the_vae_of_the_dataset(demo, small, variant
     assert all(bool(difference.any()) for difference in result[0].values())
     assert same(before, weights_of(demo.model))
     assert same(codec, dict(demo.vae.first_stage_model.state_dict()))
+
+
+def test_domainstudio_learns_a_style_beside_the_images(demo, small):
+    nodes = demo.nodes
+    with torch.inference_mode():
+        words = nodes("nodes.data.prompts").DomainGalleryPrompts.execute(demo.clip, "sks", "face in oil")[0]
+    [part] = demo.dataset.parts
+    style = {"style_prompts": words, "style_dataset": replace(demo.dataset, parts=(part,))}
+
+    result = on_demo(demo, "DomainStudio", options=small, **style)
+
+    assert "style" in result.ui["losses"][0]
+    assert result[0].metadata["modelspec.trigger_phrase"] == "a sks face in oil"
+    with pytest.raises(
+        nodes("domaingallery_core.errors").InputError, match="prompts and images of the style"
+    ):
+        on_demo(demo, "DomainStudio", options=small, style_prompts=words)
 
 
 def test_the_variants_of_domainstudio_differ(demo, small):
@@ -168,3 +186,18 @@ def test_the_host_makes_copies_of_the_demo_model_for_its_own_training(demo):
         copy = demo.model.clone(force_deepcopy=True)
 
     assert copy.model is not demo.model.model and same(weights_of(copy), weights_of(demo.model))
+
+
+def test_the_stock_saver_writes_a_checkpoint_of_what_was_learned(demo, tmp_path):
+    """A MODEL with the differences on it, saved by the host, has the weights that it draws with."""
+    lora = on_demo(demo, "DreamBooth")[0]
+    loaded, path = load_lora(demo.model, lora), tmp_path / "all.safetensors"
+    expected = {name: loaded.patch_weight_to_device(name, return_weight=True) for name in loaded.patches}
+
+    with torch.inference_mode():
+        host_module("comfy.sd").save_checkpoint(str(path), loaded)
+    host_module("comfy.model_management").unload_all_models()
+
+    saved = {name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}
+    assert len(expected) == len(lora)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
