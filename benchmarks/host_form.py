@@ -39,6 +39,7 @@ class HostForm:
     def training(self) -> Iterator[tuple[Any, Any, Any, dict[str, tuple[Tensor, Tensor]]]]:
         """Give denoiser, adapter, conditions and (latents, noise) of a MODEL made ready for training."""
         host, core = self.module("nodes.host.model"), "domaingallery_core"
+        seen = self.module("nodes.host.pixels.latents").training_latents
         plan = self.reference.plan("erasure")
         config = self.module(f"{core}.trainables.adapter_settings").AdapterSettings(
             rank=plan.adapter.rank, alpha=plan.adapter.alpha
@@ -46,7 +47,7 @@ class HostForm:
         draws = self.module(f"{core}.generators").generator(0, "adapter")
         with torch.inference_mode(), host.training(self.model) as device:
             images = {
-                part: (host.training_latents(self.model, latents).to(device), noise)
+                part: (seen(self.model, latents).to(device), noise)
                 for part, (latents, noise) in self.reference.images(torch.float32).items()
             }
             denoiser = host.HostDenoiser(self.model)

@@ -140,7 +140,7 @@ BAD = [
     ("words", {"identifier": " "}, "execution", "Expected an identifier"),
     ("words", {"identifier": "face"}, "execution", "differs from the category"),
     ("source", {"count": 0}, "validation", "smaller than min"),
-    ("source", {"steps": 0}, "validation", "smaller than min"),
+    ("source", {"steps": -1}, "validation", "smaller than min"),
     ("dataset", {"source_images": None}, "validation", "missing"),
     ("dataset", {"target_images": None}, "execution", "images of the domain, got a dataset without them"),
     ("target", {"count": 1}, "execution", "at least 2 images of the domain, got 1"),

@@ -119,6 +119,7 @@ def test_the_other_methods_train_and_save(taught, host, method):
     kept = upstream(again, "saved") | {"saved"}
 
     outputs = host.client.run({name: node for name, node in again.items() if name in kept}, timeout=800)
+    host.client.free()  # of what all weights take, before the next method
 
     values = [value for term in outputs["new"]["losses"][0].values() for value in term]
     assert values and all(math.isfinite(value) and value >= 0 for value in values)
