@@ -113,7 +113,7 @@ def measure(host: Path, pack: Path, count: int, size: int) -> tuple[float, float
     with tempfile.TemporaryDirectory() as folder:
         node = Path(folder, "custom_nodes", "small.py")
         node.parent.mkdir()
-        node.write_text(NODE.format(tiny=str(PACK / "tests" / "host" / "tiny.py")))
+        node.write_text(NODE.format(tiny=str(PACK / "tests" / "nodes" / "tiny.py")))
         with HostProcess(host, pack=pack, base_directory=folder, cpu=True) as process:
             process.client.run(training(4, size, seed=10**6), timeout=600)
             process.client.free()
