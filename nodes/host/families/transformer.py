@@ -1,6 +1,6 @@
 """What transformers have in common. Their features for Eq. 4 are what the first half of the blocks makes.
 
-The down path of a UNet is the half in which an image is taken in; docs/families.md says what else was tried.
+The down path of a UNet is the half in which an image is taken in; docs/families.md says more of the choice.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ def _targets(stacks: Sequence[str]) -> dict[str, tuple[str, ...]]:
     def under(parts: Sequence[str]) -> list[str]:
         return [f"{stack}.*.{part}.*" for stack in stacks for part in parts]
 
-    attention = (
-        *under(ATTENTION),
-        "single_blocks.*.linear[12]",
-    )  # which hold attention and more in one layer
+    # The single blocks of Flux have attention and more in one layer.
+    attention = (*under(ATTENTION), "single_blocks.*.linear[12]")
     return {
         "attention": attention,
         "attention+feedforward": (*attention, *under(FEEDFORWARD)),
