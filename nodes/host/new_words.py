@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from comfy.sd1_clip import SDClipModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...domaingallery_core.errors import InputError, shown
 from ...domaingallery_core.methods.textual_inversion import PLACE
@@ -108,17 +108,6 @@ def encoded(clip: Any, text: str) -> Conditioning:
 
 @contextmanager
 def learning_text(clip: Any) -> Iterator[None]:
-    """Return a context in which a CLIP, loaded for training, encodes with a gradient and loads nothing.
-
-    The layers of the host add to their input in place, which what a norm keeps of it must not see.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(attribute(clip, "load_model", lambda *_: clip.patcher))
-        for module in clip.cond_stage_model.modules():
-            if isinstance(module, nn.LayerNorm):
-                stack.enter_context(attribute(module, "forward", _of_a_copy(module.forward)))
+    """Return a context in which a CLIP, loaded for training, encodes and loads nothing."""
+    with attribute(clip, "load_model", lambda *_: clip.patcher):
         yield
-
-
-def _of_a_copy(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda x: forward(x.clone() if torch.is_grad_enabled() else x)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ....domaingallery_core.errors import InputError, shown
 from .encoding import check_vae
+from .latents import vae_latents
 
 OTHERWISE = "Connect the VAE that belongs to the model to Dataset."
 
@@ -29,7 +30,7 @@ class HostDecoder:
 
     def __call__(self, latents: Tensor, *, rescaled: bool = True) -> Tensor:
         """Return pictures (B 3 H W) of latents (B C H W) as the model sees them."""
-        given = self.model.model.process_latent_out(latents) if rescaled else latents
+        given = vae_latents(self.model, latents) if rescaled else latents
         given = given.to(device=self.vae.patcher.load_device, dtype=self.vae.vae_dtype)
         return self.vae.first_stage_model.decode(given).to(latents)
 
