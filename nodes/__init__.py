@@ -11,6 +11,7 @@ from .data.folders import DomainGalleryLoadImages
 from .data.prompts import DomainGalleryPrompts
 from .data.source_images import DomainGallerySourceImages
 from .demo.demo import DomainGalleryDemoImages, DomainGalleryLoadDemo
+from .draw.grid import DomainGalleryGrid
 from .draw.sampling import DomainGalleryEnhancement, DomainGalleryGuider, DomainGalleryKSampler
 from .draw.sweep import DomainGallerySweep
 from .files.kept import DomainGalleryKept
@@ -49,6 +50,7 @@ NODES: list[type[io.ComfyNode]] = [
     DomainGalleryEnhancement,
     DomainGalleryKSampler,
     DomainGallerySweep,
+    DomainGalleryGrid,
     DomainGalleryLoadDemo,
     DomainGalleryDemoImages,
 ]

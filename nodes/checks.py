@@ -49,6 +49,8 @@ def check_value(part: io.Input, value: Any) -> None:
         check_text(part.id, value)
     elif isinstance(part, io.DynamicCombo.Input):
         _check_options(part, value)
+    elif isinstance(part, io.Autogrow.Input):
+        _check_growing(part, value)
     elif isinstance(part, io.Combo.Input):
         _check_choice(part, value)
     else:
@@ -97,6 +99,14 @@ def _check_options(part: io.DynamicCombo.Input, value: Any) -> None:
     for nested in option.inputs:
         if not nested.optional or given.get(nested.id) is not None:
             check_value(nested, given.get(nested.id))
+
+
+def _check_growing(part: io.Autogrow.Input, value: Any) -> None:
+    """Check what is connected to an input that grows."""
+    if not isinstance(value, dict):
+        raise InputError(f"Expected {part.id} to be connected, got {shown(value)}. Connect {part.id} anew.")
+    for each in value.values():
+        check_value(part.template.input, each)
 
 
 def check_text(name: str, value: Any) -> None:

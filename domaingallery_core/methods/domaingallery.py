@@ -21,6 +21,7 @@ class DomainGallery(Method):
     """
 
     name = "domaingallery"
+    title = "DomainGallery"
     terms = (TARGET, PRIOR, DISENTANGLEMENT, SIMILARITY)
     steps, learning_rate = 1000, 5e-5
 

@@ -65,6 +65,7 @@ class DomainStudio(DreamBooth):
     """
 
     name = "domainstudio"
+    title = "DomainStudio"
     terms = (TARGET, PRIOR, *LOOKING)
     reads_others, decodes = True, True
     released: ClassVar[bool] = False
@@ -106,6 +107,7 @@ class DomainStudioReleased(DomainStudio):
     """The same as the released code computes it."""
 
     name = "domainstudio_released"
+    title = "DomainStudio, released"
     released = True
 
 
@@ -113,6 +115,7 @@ class DomainStudioStyle(DomainStudio):
     """The personalised variant: Eq. 1 on images of a style as well, "a [V] [N] in the [S] style"."""
 
     name = "domainstudio_style"
+    title = "DomainStudio with a style"
     terms = (*DomainStudio.terms, STYLE)
 
     def losses(self, ask: Ask, noised: NoisedStep, settings: MethodSettings) -> Losses:
@@ -128,6 +131,7 @@ class DomainStudioStyleReleased(DomainStudioStyle):
     """The same as the released code computes its terms."""
 
     name = "domainstudio_style_released"
+    title = "DomainStudio with a style, released"
     released = True
 
 

@@ -15,6 +15,7 @@ class DreamBooth(Method):
     """
 
     name = "dreambooth"
+    title = "DreamBooth"
     terms = (TARGET, PRIOR)
     steps, learning_rate = 800, 5e-6
     trains = "weights"
@@ -34,5 +35,6 @@ class DreamBoothLora(DreamBooth):
     """The same losses; an adapter learns, by steps and rate of the recipe that is common for that."""
 
     name = "dreambooth_lora"
+    title = "DreamBooth LoRA"
     steps, learning_rate = 500, 1e-4
     trains = "adapter"

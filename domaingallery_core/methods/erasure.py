@@ -20,6 +20,7 @@ class Erasure(Method):
     """Source images under both prompts; the erasure term alone needs no gradient of "a [N]"."""
 
     name = "erasure"
+    title = "Prior attribute erasure"
     terms = (PRIOR, DISENTANGLEMENT, ERASURE)
     steps, learning_rate = 500, 1e-4
 

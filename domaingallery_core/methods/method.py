@@ -53,6 +53,7 @@ class Method:
 
     Attributes:
         name: what plans call it.
+        title: what people call it; its name where none is given.
         terms: those of its loss.
         steps, learning_rate: those of its paper, for Stable Diffusion.
         trains: what is trained by default, a group of a plan: "adapter", "weights" or "tokens".
@@ -62,6 +63,7 @@ class Method:
     """
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
     terms: ClassVar[tuple[Term, ...]]
     steps: ClassVar[int]
     learning_rate: ClassVar[float]

@@ -25,6 +25,7 @@ class Personalization(DomainGallery):
     """
 
     name = "personalization"
+    title = "Joint personalization"
     terms = (*DomainGallery.terms, SUBJECT, SUBJECT_PRIOR)
 
     def losses(self, ask: Ask, noised: NoisedStep, settings: MethodSettings) -> Losses:

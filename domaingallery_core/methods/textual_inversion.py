@@ -50,6 +50,7 @@ class TextualInversion(Method):
     """Eq. 1 on images, each under a caption and at a timestep of its own; nothing of the model learns."""
 
     name = "textual_inversion"
+    title = "Textual Inversion"
     terms = (TARGET,)
     steps, learning_rate = 3000, 2e-3
     trains = "tokens"

@@ -128,12 +128,11 @@ class DomainGalleryBaseline(Node):
                 training_seed_input(),
                 *option_inputs(),
             ],
-            outputs=[
-                *training_outputs(),
+            outputs=training_outputs(
                 Embedding.Output(
                     display_name="embedding", tooltip="The new word of Textual Inversion, for Save Embedding."
-                ),
-            ],
+                )
+            ),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
@@ -146,11 +145,11 @@ class DomainGalleryBaseline(Node):
             model, prompts, dataset, plan, node_id(cls), options=run_options, trained=trained,
             subject=None if None in style else style,
         )  # fmt: skip
-        lora, *others = output.result
+        lora, *others, report = output.result
         embedding: Any = ExecutionBlocker(NO_EMBEDDING)
         if plan.tokens is not None:
             lora, embedding = ExecutionBlocker(NO_LORA), TrainedEmbedding(lora, metadata=lora.metadata)
-        return io.NodeOutput(lora, *others, embedding, ui=output.ui)
+        return io.NodeOutput(lora, *others, embedding, report, ui=output.ui)
 
 
 def plan_of(

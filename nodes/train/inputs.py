@@ -76,8 +76,8 @@ def option_inputs() -> list[io.Input]:
     ]
 
 
-def training_outputs() -> list[io.Output]:
-    """Return the outputs of all training nodes."""
+def training_outputs(*own: io.Output) -> list[io.Output]:
+    """Return the outputs of all training nodes, those that one has by itself before the last."""
     return [
         io.LoraModel.Output(
             display_name="lora", tooltip="The LoRA: for Load LoRA Model, Save LoRA, or the next training."
@@ -88,5 +88,11 @@ def training_outputs() -> list[io.Output]:
             display_name="previews",
             tooltip="What the LoRA draws over the steps, beginning with the base model. "
             "Needs preview_every of Run Options.",
+        ),
+        *own,
+        io.String.Output(
+            display_name="report",
+            tooltip="A line about the training: steps, time, numbers that were learned, size. For the notes "
+            "of Labelled Grid.",
         ),
     ]

@@ -22,6 +22,7 @@ from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import TrainingResult, train
 from ...domaingallery_core.trainables.adapters import target_modules
 from ...domaingallery_core.trainables.kinds import describe
+from ...domaingallery_core.trainables.trainable import Trainable
 from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
 from ..host.families import Family, family_of
@@ -133,7 +134,8 @@ def run(
             )
             pictures = plot_image(result), preview_image(columns)
             live.progress.say(summary(result))
-            output = io.NodeOutput(lora, loss_map(result), *pictures, ui=interface(result))
+            said_of = report(plan, result, trainable, tensors)
+            output = io.NodeOutput(lora, loss_map(result), *pictures, said_of, ui=interface(result))
             # What was trained stays on the disk until nothing is left that could fail.
             attempt("room on the disk, without the checkpoints", checkpoints.finish)
             attempt("the folder of the run free for others", claim.close)
@@ -189,6 +191,16 @@ def summary(result: TrainingResult) -> str:
     skipped = f", {result.skipped} of them skipped as not finite" if result.skipped else ""
     last = result.losses["total"][-1]
     return f"{result.steps} steps{skipped}{since} in {duration(result.seconds)}, last loss {last:.4f}"
+
+
+def report(
+    plan: TrainingPlan, result: TrainingResult, trainable: Trainable, tensors: Mapping[str, Tensor]
+) -> str:
+    """Return a line about what a training made and what it cost."""
+    method = plan.method.method
+    numbers = sum(parameter.numel() for parameter in trainable.named_parameters().values())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 1e6
+    return f"{method.title or method.name}: {summary(result)}, {numbers:,} numbers learned, {size:.3g} MB"
 
 
 def starting_weights(

@@ -68,6 +68,7 @@ INPUTS = {
         "model", "positive", "negative", "prompts", "vae", "modes", "enhancements", "cfg", "seed", "steps",
         "sampler_name", "scheduler", "denoise", "latent_image", "start_percent", "end_percent", "rescale",
     ],
+    "DomainGalleryGrid": ["images", "columns", "rows", "notes"],
     "DomainGalleryLoadDemo": [],
     "DomainGalleryDemoImages": ["domain", "category", "count", "seed"],
 }  # fmt: skip
@@ -76,11 +77,11 @@ OUTPUTS = {
     "DomainGallerySourceImages": ["DG_SOURCE", "IMAGE"],
     "DomainGalleryLoadImages": ["IMAGE", "STRING"],
     "DomainGalleryDataset": ["DG_DATASET"],
-    "DomainGalleryErase": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
-    "DomainGalleryTrain": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
-    "DomainGallerySubject": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
-    "DomainGalleryBaseline": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE", "DG_EMBEDDING"],
-    "DomainGalleryPersonalize": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE"],
+    "DomainGalleryErase": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE", "STRING"],
+    "DomainGalleryTrain": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE", "STRING"],
+    "DomainGallerySubject": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE", "STRING"],
+    "DomainGalleryBaseline": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE", "DG_EMBEDDING", "STRING"],
+    "DomainGalleryPersonalize": ["LORA_MODEL", "LOSS_MAP", "IMAGE", "IMAGE", "STRING"],
     "DomainGalleryOptions": ["DG_OPTIONS"],
     "DomainGalleryRunOptions": ["DG_RUN"],
     "DomainGallerySaveLora": ["STRING"],
@@ -91,6 +92,7 @@ OUTPUTS = {
     "DomainGalleryEnhancement": ["MODEL"],
     "DomainGalleryKSampler": ["LATENT"],
     "DomainGallerySweep": ["IMAGE"],
+    "DomainGalleryGrid": ["IMAGE"],
     "DomainGalleryLoadDemo": ["MODEL", "CLIP", "VAE"],
     "DomainGalleryDemoImages": ["IMAGE"],
 }
@@ -102,6 +104,15 @@ def schemas(pack):
         return [node.GET_SCHEMA() for node in await (await pack.comfy_entrypoint()).get_node_list()]
 
     return {schema.node_id: schema for schema in asyncio.run(read())}
+
+
+def inputs_of(schema):
+    """Return the inputs of a node with those of its choices; one that grows is one input."""
+    return [
+        part
+        for given in schema.inputs
+        for part in ([given] if given.get_io_type().startswith("COMFY_AUTOGROW") else given.get_all())
+    ]
 
 
 def test_all_nodes_are_there_with_a_common_prefix(schemas):
@@ -120,8 +131,7 @@ def test_every_node_has_a_name_a_place_a_description_and_aliases(schemas):
 
 def test_every_input_and_output_is_explained(schemas):
     for schema in schemas.values():
-        inputs = [part for given in schema.inputs for part in given.get_all()]
-        for part in [*inputs, *schema.outputs]:
+        for part in [*inputs_of(schema), *schema.outputs]:
             assert part.tooltip, f"{schema.node_id}: {part.id}"
             assert part.tooltip.endswith("."), f"{schema.node_id}: {part.tooltip}"
         assert all(output.display_name for output in schema.outputs)
@@ -176,4 +186,4 @@ def test_a_help_page_names_every_input_as_the_node_does(schemas):
         named = re.findall(r"\*\*([^*]+)\*\*", page) + re.findall(r"^\| ([\w, ]+) \|", page, re.M)
         words = {word for part in named for word in re.split(r", | and ", part)}
 
-        assert {part.id for given in schema.inputs for part in given.get_all()} <= words, name
+        assert {part.id for part in inputs_of(schema)} <= words, name

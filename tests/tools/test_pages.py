@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -9,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from gallery import PACK
+from tools.host.graphs import workflow_to_api
 from tools.host.page import chromium, open_page, open_template, run_template
 
 TEMPLATES = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
@@ -52,3 +54,17 @@ def test_help_pages_are_served_for_every_node(host, page):
         answer = page.request.get(f"{host.address}/extensions/domaingallery/docs/{path.name}")
         assert answer.ok
         assert answer.text() == path.read_text(encoding="utf-8")
+
+
+def test_the_page_sends_what_the_tools_send(host, page):
+    """Choices with inputs of their own and inputs that grow keep their values and links on the page."""
+    name = "09 compare methods"
+    workflow = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    open_template(page, name)
+
+    sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+
+    expected = workflow_to_api(workflow, host.client.object_info())
+    assert {node: (content["class_type"], content["inputs"]) for node, content in sent.items()} == {
+        node: (content["class_type"], content["inputs"]) for node, content in expected.items()
+    }

@@ -66,7 +66,8 @@ def test_nodes_say_where_they_come_from(shipped):
 
 def test_every_node_is_known_and_has_all_its_widgets(shipped, info):
     for node in nodes_but_notes(shipped):
-        assert len(node["widgets_values"]) == len(widget_slots(info[node["type"]])), node["type"]
+        slots = widget_slots(info[node["type"]], node["widgets_values"])
+        assert len(node["widgets_values"]) == len(slots), node["type"]
 
 
 def test_links_join_sockets_of_one_type(shipped):
@@ -126,6 +127,26 @@ def test_it_runs(host, info, name):
 
     saved = [node for node, content in prompt.items() if content["class_type"] == "SaveImage"]
     assert saved and all(len(outputs[node]["images"]) == 1 for node in saved)
+
+
+def test_the_comparison_shows_every_method_and_what_each_cost(host, info):
+    """Two grids: the category that was taught; another one, without and with enhancement."""
+    workflow = json.loads(make_workflows(info, SHORT)["09 compare methods"])
+    prompt = workflow_to_api(workflow, info)
+    grids = [content["inputs"] for content in prompt.values() if content["class_type"] == "DomainGalleryGrid"]
+    methods = ["DomainGallery", "DreamBooth", "DreamBooth LoRA", "DomainStudio", "Textual Inversion"]
+    reports = [key for key in grids[0] if key.startswith("notes.")]
+
+    assert [grid["columns"].splitlines() for grid in grids] == [["before", *methods], methods]
+    assert [grid["rows"].splitlines() for grid in grids] == [["a sks face"], ["none", "V-uncond"]]
+    assert len(reports) == 1 + len(methods)
+    for name, drawn in (("none", 11), ("V-uncond", 5)):
+        modes = [
+            content["inputs"].get("mode", "none")
+            for content in prompt.values()
+            if "seed" in content["inputs"] and "latent_image" in content["inputs"]
+        ]
+        assert modes.count(name) == drawn
 
 
 def test_only_numbers_differ_from_what_is_shipped(info):

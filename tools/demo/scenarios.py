@@ -27,7 +27,7 @@ OTHERS = [category for category in CATEGORIES if category != TAUGHT]
 EACH_OF_ALL, EACH = -(-LEAST // len(CATEGORIES)), -(-LEAST // len(OTHERS))
 SAMPLERS = {"KSampler", "DomainGalleryKSampler"}
 
-TEACH, SAME, OTHER, ATTRIBUTES, SUBJECT, *_, SWEEP = WORKFLOWS
+TEACH, SAME, OTHER, ATTRIBUTES, SUBJECT, _, _, SWEEP, _ = WORKFLOWS
 LORA_NODE = "Load LoRA of the domain"
 Stages = dict[str, tuple[str, str]]  # title of a node -> what the bar says, key in the report
 TEACH_STAGES: Stages = {

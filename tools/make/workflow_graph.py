@@ -9,7 +9,7 @@ from typing import Any
 
 from gallery import HOST_VERSION
 
-from ..host.graphs import WIDGET_TYPES, GraphError, Workflow, widget_slots
+from ..host.graphs import DYNAMIC_COMBO, WIDGET_TYPES, GraphError, Workflow, widget_slots
 from .workflow_layout import Group, frame
 
 PACK_PREFIX = "DomainGallery"
@@ -98,7 +98,7 @@ class Graph:
         """
         if type not in self.info:
             raise GraphError(f"the host has no node {type!r}")
-        info = self.info[type]
+        info = as_shown(self.info[type], inputs)
         sockets, specs = sockets_of(info), specs_of(info)
         slots = widget_slots(info)
         widgets = {name for name, _ in slots if name}
@@ -213,15 +213,45 @@ class Graph:
         }
 
 
+def as_shown(info: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return what the host says of a node with the inputs that the front end shows once some are given.
+
+    An input that grows has one place more than is linked; a choice with inputs of its own has those of its
+    option.
+    """
+    shown: dict[str, dict[str, Any]] = {}
+    for part, specs in info["input"].items():
+        for name, spec in specs.items() if part in ("required", "optional") else ():
+            if spec[0] == AUTOGROW:
+                template = spec[1]["template"]
+                [inner] = template["input"]["required"].values()
+                taken = sum(given.startswith(f"{name}.") for given in inputs)
+                for i in range(max(template.get("min", 0), taken) + 1):
+                    shown.setdefault("optional", {})[f"{name}.{template['prefix']}{i}"] = inner
+            elif spec[0] == DYNAMIC_COMBO:
+                choices = {choice["key"]: choice["inputs"] for choice in spec[1]["options"]}
+                chosen = inputs.get(name, next(iter(choices)))
+                plain = {**spec[1], "options": [*choices], "default": chosen}
+                shown.setdefault(part, {})[name] = ["COMBO", plain]
+                # Its widgets stand below the choice, whether they are optional or not.
+                for place, nested in choices.get(chosen, {}).items():
+                    for key, inner in nested.items():
+                        kept = place if is_socket(inner) else part
+                        shown.setdefault(kept, {})[f"{name}.{key}"] = inner
+            else:
+                shown.setdefault(part, {})[name] = spec
+    return {**info, "input": shown, "input_order": {part: [*specs] for part, specs in shown.items()}}
+
+
 def specs_of(info: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return the specification of each input; of an input that grows, those that the front end shows."""
-    found = {n: s for part in ("required", "optional") for n, s in info["input"].get(part, {}).items()}
-    for name in [n for n, s in found.items() if s[0] == AUTOGROW]:
-        template = found.pop(name)[1]["template"]
-        [spec] = template["input"]["required"].values()
-        for i in range(template["min"] + 1):
-            found[f"{name}.{template['prefix']}{i}"] = spec
-    return found
+    """Return the specification of each input."""
+    return {n: s for part in ("required", "optional") for n, s in info["input"].get(part, {}).items()}
+
+
+def is_socket(spec: list[Any]) -> bool:
+    """Tell whether an input is no widget."""
+    widget = isinstance(spec[0], list) or spec[0] in WIDGET_TYPES
+    return not widget or bool(len(spec) > 1 and spec[1].get("forceInput"))
 
 
 def sockets_of(info: dict[str, Any]) -> dict[str, bool]:
@@ -229,8 +259,8 @@ def sockets_of(info: dict[str, Any]) -> dict[str, bool]:
     optional = info.get("input", {}).get("optional", {})
     found = {}
     for name, spec in specs_of(info).items() if info else ():
-        if not isinstance(spec[0], list) and spec[0] not in WIDGET_TYPES:
-            found[name] = name in optional or "." in name
+        if is_socket(spec):
+            found[name] = name in optional
     return found
 
 

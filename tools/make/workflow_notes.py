@@ -147,3 +147,24 @@ sampler, here the host's own KSampler, and costs one more evaluation in each ste
 Two domains at once: load both LoRAs, and chain a second *Domain Enhancement* with the *Domain Prompts* of
 the other domain. A strength below 0 takes a domain out of the picture.
 """
+
+COMPARE = """
+# Compare methods
+
+The same ten images, words, source images and noise for DomainGallery and four systems that one would use
+in its place. Press *Run*; it takes about ten minutes.
+
+- **DreamBooth** learns in all weights, with the source images as prior preservation.
+- **DreamBooth LoRA** is the same in a LoRA.
+- **DomainStudio** is DreamBooth with three terms that look at pictures.
+- **Textual Inversion** leaves the model alone and learns a new word, which is saved and then used in prompts.
+
+*Methods: methods* shows what each draws for "a sks face", and below it a line of what each cost. *Methods:
+enhanced* asks each for houses, which were not taught, without and with enhancement: it works on all of them.
+
+The steps and rates here are those at which this small model learns well by each method. A fresh *Train
+Baseline* has those of each method's own recipe for Stable Diffusion.
+
+Look at three things: is it the style of the ten images? Is it still a house? Are the four pictures
+different from each other?
+"""

@@ -34,6 +34,14 @@ class Numbers:
     subject_steps: int
     subject_rate: float
     subject_prior_weight: float
+    dreambooth_steps: int
+    dreambooth_rate: float
+    dreambooth_lora_steps: int
+    dreambooth_lora_rate: float
+    domainstudio_steps: int
+    domainstudio_rate: float
+    inversion_steps: int
+    inversion_rate: float
     joint_steps: int
     joint_rate: float
     joint_subject_weight: float
@@ -46,6 +54,7 @@ class Numbers:
     strength_elsewhere: float
     strength_of_subject: float
     pictures: int
+    compared: int
 
 
 class Workflow(Graph):
@@ -242,5 +251,8 @@ class Workflow(Graph):
 
     def show(self, latent: Node, model: Node, title: str, prefix: str) -> list[Node]:
         """Add what turns a latent into saved pictures."""
-        decode = self.node("VAEDecode", wide=300, samples=latent["latent"], vae=model["vae"])
+        decode = self.decode(latent, model)
         return [decode, self.save(decode["image"], title, prefix)]
+
+    def decode(self, latent: Node, model: Node) -> Node:
+        return self.node("VAEDecode", wide=300, samples=latent["latent"], vae=model["vae"])

@@ -1,7 +1,7 @@
 """Write workflows/*.json from their descriptions: python -m tools.make.workflows --host COMFYUI
 
-All numbers for the demo model are in `DEMO`; the workflows are described in workflows_that_train.py and
-workflows_that_draw.py, the notes are in workflow_notes.py.
+All numbers for the demo model are in `DEMO`; the workflows are described in workflows_that_train.py,
+workflows_that_draw.py and workflows_that_compare.py, the notes are in workflow_notes.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from gallery import PACK
 
 from .workflow_parts import Numbers, Workflow
+from .workflows_that_compare import compare
 from .workflows_that_draw import choose_enhancement, extra_attributes, other_categories, same_category
 from .workflows_that_train import joint, several_categories, teach, with_subject
 
@@ -36,6 +37,14 @@ DEMO = Numbers(
     subject_steps=200,
     subject_rate=8e-3,
     subject_prior_weight=0.2,
+    dreambooth_steps=120,
+    dreambooth_rate=3e-4,
+    dreambooth_lora_steps=200,
+    dreambooth_lora_rate=4e-3,
+    domainstudio_steps=60,
+    domainstudio_rate=3e-4,
+    inversion_steps=120,
+    inversion_rate=1e-2,
     joint_steps=170,
     joint_rate=3e-3,
     joint_subject_weight=2.0,
@@ -48,10 +57,12 @@ DEMO = Numbers(
     strength_elsewhere=0.7,
     strength_of_subject=0.9,
     pictures=8,
+    compared=4,
 )
 SHORT = replace(  # the same graphs in seconds, for tests
     DEMO, source_count=4, subject_source_count=4, erase_steps=2, train_steps=2, subject_steps=2,
-    joint_steps=2, sampling_steps=2, pictures=1,
+    dreambooth_steps=2, dreambooth_lora_steps=2, domainstudio_steps=2, inversion_steps=2, joint_steps=2,
+    sampling_steps=2, pictures=1, compared=1,
 )  # fmt: skip
 
 
@@ -64,6 +75,7 @@ WORKFLOWS: dict[str, Callable[[Workflow], None]] = {
     "06 a subject with the domain": joint,
     "07 several categories": several_categories,
     "08 choose an enhancement": choose_enhancement,
+    "09 compare methods": compare,
 }
 
 

@@ -10,7 +10,7 @@ from domaingallery_core.pictures.grids import PAPER, labelled_grid, tensor_to_im
 COLOURS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
 
 
-def flat(colour, count=1, height=40, width=30):
+def flat(colour, count=1, height=140, width=130):
     return colour.expand(count, height, width, 3)
 
 
@@ -26,7 +26,7 @@ def test_each_cell_is_in_its_place(count):
 
     assert grid.dtype == torch.float32 and grid.shape[0] == 1 and grid.shape[-1] == 3
     found = [(grid[0] == colour).all(-1).nonzero() for colour in COLOURS]
-    assert [len(place) for place in found] == [40 * 30 * count] * 4
+    assert [len(place) for place in found] == [140 * 130 * count] * 4
     (top, left), (bottom, right) = found[0].min(0).values.tolist(), found[3].max(0).values.tolist()
     assert left > 40 and 12 < top < 24, "there is room for the labels, which are small as the pictures are"
     assert found[1][0, 0] == top and found[1][:, 1].min() > found[0][:, 1].max()
@@ -75,3 +75,49 @@ def test_what_is_brighter_than_white_is_white_and_transparency_is_left_out(more)
     [image] = tensor_to_images(torch.tensor([[[[-1.0, 0.5, 2.0, *more]]]]))
 
     assert image.mode == "RGB" and image.getpixel((0, 0)) == (0, 128, 255)
+
+
+def test_small_pictures_are_enlarged_sharp_by_a_whole_number():
+    """Each pixel becomes a square; nothing is blended."""
+    picture = torch.rand(1, 48, 40, 3, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+
+    grid = labelled_grid([[picture]], [""], [""])[0]
+
+    large = picture[0].repeat_interleave(3, 0).repeat_interleave(3, 1)
+    height, width = large.shape[:2]
+    assert (height, width) == (144, 120)
+    places = [
+        (y, x)
+        for y in range(grid.shape[0] - height + 1)
+        for x in range(grid.shape[1] - width + 1)
+        if torch.equal(grid[y : y + height, x : x + width], large)
+    ]
+    assert len(places) == 1
+
+
+def test_a_label_wider_than_the_pictures_makes_room():
+    """So that the labels of two columns do not run into each other."""
+    words = "a label of many words for one column"
+
+    narrow = labelled_grid([[flat(COLOURS[0]), flat(COLOURS[1])]], [""], ["", ""])[0]
+    grid = labelled_grid([[flat(COLOURS[0]), flat(COLOURS[1])]], [""], [words, words])[0]
+
+    found = [(grid == colour).all(-1).nonzero() for colour in COLOURS[:2]]
+    assert [len(place) for place in found] == [140 * 130] * 2
+    assert grid.shape[1] > narrow.shape[1] + 60
+    ink = ((grid[: int(found[0][0, 0])] - torch.tensor(PAPER) / 255).abs().amax(-1) > 0.5).any(0)
+    between = (int(found[0][:, 1].max()) + int(found[1][:, 1].min())) // 2
+    assert not ink[between - 1 : between + 2].any()
+
+
+def test_notes_are_lines_below_the_grid():
+    plain = labelled_grid([[flat(COLOURS[0])]], ["a"], ["b"])[0]
+    noted = labelled_grid(
+        [[flat(COLOURS[0])]], ["a"], ["b"], ["one", "a note that is much longer than the grid is wide"]
+    )[0]
+
+    assert torch.equal(noted[: plain.shape[0], : plain.shape[1]], plain)
+    ink = ((noted - torch.tensor(PAPER) / 255).abs().amax(-1) > 0.5)[plain.shape[0] :]
+    rows = ink.any(1).int().diff().clamp(0).sum()
+    assert rows >= 2 and noted.shape[1] > plain.shape[1]
+    assert not ink[:, -2:].any(), "the longest line ends before the edge"

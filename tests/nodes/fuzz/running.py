@@ -152,6 +152,7 @@ class Fuzz:
             "DG_RUN": Made("run", (0, 0, "", "automatic")), "LORA_MODEL": Made("lora", ("good",)),
             "DG_SOURCE,IMAGE": Made("source", (Made("tensor", ((3, 4, 8, 8),)),)),
             "DG_EMBEDDING": Made("embedding", (Made("tensor", ((2, 16),)), "clip_l")),
+            "COMFY_AUTOGROW_V3": {"image0": Made("tensor", ((2, 64, 64, 3),))} if part.id == "images" else {},
             "COMFY_DYNAMICCOMBO_V3": {
                 "method": "DreamBooth", "steps": 2, "learning_rate": 1e-3, "prior_weight": 1.0,
             },
@@ -348,7 +349,7 @@ def attempts(
     Args:
         count: of cases, at most.
         first: the seed.
-        seconds: after which no more are run.
+        seconds: after which no more are run than one.
     """
     ends: Counter[str] = Counter()
     problems: Counter[str] = Counter()
@@ -362,7 +363,7 @@ def attempts(
     )  # fmt: skip
     @given(cases)
     def each(case: Any) -> None:
-        if time.monotonic() > until:
+        if ends and time.monotonic() > until:
             return
         end, problem = run(case)
         ends[end] += 1

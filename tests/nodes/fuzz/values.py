@@ -191,6 +191,12 @@ HOSTILE: dict[str, SearchStrategy[Any]] = {
             lambda *given: Made("embedding", given), tensors(2, 16), st.sampled_from(["clip_l", "", "a\0"])
         ),
     ),
+    "COMFY_AUTOGROW_V3": st.one_of(
+        STRANGE,
+        st.dictionaries(
+            st.sampled_from(["image0", "image1", "note0"]), st.one_of(TEXTS, tensors(2, 64, 64, 3))
+        ),
+    ),
     "COMFY_DYNAMICCOMBO_V3": st.one_of(
         STRANGE,
         TEXTS,
