@@ -18,6 +18,7 @@ from .files.kept import DomainGalleryKept
 from .files.loading import DomainGalleryLoadLora
 from .files.saving import DomainGallerySaveEmbedding, DomainGallerySaveLora
 from .host.closing import close_when_terminated
+from .host.stopping import serve
 from .node import looks
 from .train.baseline import DomainGalleryBaseline
 from .train.personalization import DomainGalleryPersonalize
@@ -60,8 +61,12 @@ class DomainGalleryExtension(ComfyExtension):
     """Register the pack's nodes with the host."""
 
     async def on_load(self) -> None:
-        """Let the host find the LoRAs of the demo and saved embeddings; keep a training when it is closed."""
+        """Let the host find the LoRAs of the demo and saved embeddings; keep a training when it is closed.
+
+        A button on the page can end one early, too.
+        """
         close_when_terminated()
+        serve()
         folder_paths.add_model_folder_path("loras", str(DEMO_LORAS))
         embeddings = Path(folder_paths.get_output_directory(), "embeddings")
         folder_paths.add_model_folder_path("embeddings", str(embeddings))

@@ -85,6 +85,7 @@ def train(
     *,
     checkpoints: Checkpoints | None = None,
     monitor: Monitor | None = None,
+    enough: Callable[[], bool] | None = None,
 ) -> TrainingResult:
     """Train by a plan; the same plan, data and base give the same bytes, also in several sittings.
 
@@ -94,6 +95,8 @@ def train(
         checkpoints: where the run is kept, and goes on from; claimed. One is written when it ends, early or
             not; who called removes it when all that is made of the result is made.
         monitor: what to look at besides the losses; it changes nothing in the result.
+        enough: asked after each step whether the run ends there, with what was learned; it is kept, too, and
+            can go on from there.
 
     Raises:
         InputError: the plan needs images or prompts that are absent, or the checkpoint is of another run.
@@ -106,7 +109,7 @@ def train(
         check_similarity([part.source for part in parts if part.role == "domain"], plan)
         check_prompts(parts, plan, monitor)
         parts = [_ordinary(part, device) for part in parts]
-        run = _Run(denoiser, trainable, parts, plan, monitor, on_step, checkpoints)
+        run = _Run(denoiser, trainable, parts, plan, monitor, on_step, checkpoints, enough)
         try:
             run.begin()
             run.go()
@@ -129,10 +132,12 @@ class _Run:
         monitor: Monitor,
         on_step: Callable[[StepEvent], None] | None,
         checkpoints: Checkpoints | None,
+        enough: Callable[[], bool] | None,
     ) -> None:
         self.began = time.perf_counter()
         self.denoiser, self.trainable, self.plan = denoiser, trainable, plan
         self.monitor, self.on_step, self.checkpoints = monitor, on_step, checkpoints
+        self.enough = enough or (lambda: False)
         self.state = RunState(trainable, plan)
         self.order = batches(parts, plan.data.batch_size, generator(plan.seed, "order"))
         self.start = 0
@@ -155,9 +160,12 @@ class _Run:
         for step in range(state.step + 1, plan.optimizer.steps + 1):
             values = self._step(step)
             self._look(step)
-            if self.checkpoints is not None and (self.checkpoints.due(step) or step == plan.optimizer.steps):
+            last = step == plan.optimizer.steps or self.enough()
+            if self.checkpoints is not None and (self.checkpoints.due(step) or last):
                 self._keep()
             self._tell(step, values)
+            if last:
+                break
         if not state.losses:
             raise TrainingError(
                 f"Expected finite losses, got none in {plan.optimizer.steps} steps. "

@@ -67,6 +67,10 @@ class Live:
             parts.insert(0, strip(shown))
         return "JPEG", stacked(parts), PICTURE_SIZE
 
+    def told(self, text: str, *, done: bool) -> None:
+        """Say what became of a run; of one that was ended before its last step, where it is kept as well."""
+        self.progress.say(text if done else text + self._kept("\nkept in {}"))
+
     def stopped(self) -> None:
         """Say where a run that ends early is kept, or that it is not any more."""
         text = self._kept("stopped; kept in {}. Run the same again to go on.")

@@ -32,6 +32,7 @@ from ..host.model import HostDenoiser, training
 from ..host.network.memory import gradient_checkpointing, precision
 from ..host.pixels.decoding import HostDecoder, vae_patcher
 from ..host.progress import duration, node_id, warned
+from ..host.stopping import stoppable
 from ..node import Node
 from ..sockets import (
     CATEGORY,
@@ -122,7 +123,7 @@ def run(
                 live.checkpoints = checkpoints
                 result = train(
                     denoiser, trainable, parts, plan, live.show, checkpoints=checkpoints,
-                    monitor=monitor_of(options),
+                    monitor=monitor_of(options), enough=stack.enter_context(stoppable(node)),
                 )  # fmt: skip
                 tensors = trained.result(trainable, result.state_dict)
             columns = preview_columns(model, dataset.vae, result)
@@ -133,11 +134,12 @@ def run(
                 tensors, metadata=said | (small or {}), names=names, loads=loads, state=result.state_dict
             )
             pictures = plot_image(result), preview_image(columns)
-            live.progress.say(summary(result))
+            live.told(summary(result, plan), done=result.steps == plan.optimizer.steps)
             said_of = report(plan, result, trainable, tensors)
-            output = io.NodeOutput(lora, loss_map(result), *pictures, said_of, ui=interface(result))
+            output = io.NodeOutput(lora, loss_map(result), *pictures, said_of, ui=interface(result, plan))
             # What was trained stays on the disk until nothing is left that could fail.
-            attempt("room on the disk, without the checkpoints", checkpoints.finish)
+            if result.steps == plan.optimizer.steps:
+                attempt("room on the disk, without the checkpoints", checkpoints.finish)
             attempt("the folder of the run free for others", claim.close)
         except BaseException:
             live.stopped()
@@ -177,20 +179,23 @@ def loss_map(result: TrainingResult) -> dict[str, list[float]]:
     return found | {VALIDATION: list(result.validation.values())} if result.validation else found
 
 
-def interface(result: TrainingResult) -> dict[str, list]:
+def interface(result: TrainingResult, plan: TrainingPlan) -> dict[str, list]:
     """Return what a client receives: the terms over the steps, seconds, and a line of text."""
     losses = {name: [float(f"{value:.5g}") for value in values] for name, values in result.losses.items()}
-    text = "\n".join([summary(result), *warned()])
+    text = "\n".join([summary(result, plan), *warned()])
     found = {"losses": [losses], "seconds": [round(result.seconds, 3)], "text": [text]}
     return found | {VALIDATION: [result.validation]} if result.validation else found
 
 
-def summary(result: TrainingResult) -> str:
+def summary(result: TrainingResult, plan: TrainingPlan) -> str:
     """Return a line about a training that is done."""
+    steps = f"{result.steps} steps"
+    if result.steps < plan.optimizer.steps:
+        steps = f"stopped after {result.steps} of {plan.optimizer.steps} steps"
     since = f", gone on from step {result.resumed}" if result.resumed else ""
     skipped = f", {result.skipped} of them skipped as not finite" if result.skipped else ""
     last = result.losses["total"][-1]
-    return f"{result.steps} steps{skipped}{since} in {duration(result.seconds)}, last loss {last:.4f}"
+    return f"{steps}{skipped}{since} in {duration(result.seconds)}, last loss {last:.4f}"
 
 
 def report(
@@ -200,7 +205,9 @@ def report(
     method = plan.method.method
     numbers = sum(parameter.numel() for parameter in trainable.named_parameters().values())
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 1e6
-    return f"{method.title or method.name}: {summary(result)}, {numbers:,} numbers learned, {size:.3g} MB"
+    return (
+        f"{method.title or method.name}: {summary(result, plan)}, {numbers:,} numbers learned, {size:.3g} MB"
+    )
 
 
 def starting_weights(

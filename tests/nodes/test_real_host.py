@@ -254,6 +254,27 @@ def test_a_cancelled_training_goes_on_to_the_same_file(host):
     assert all(tensor.equal(second[0][name]) for name, tensor in first[0].items())
 
 
+def test_a_training_that_is_stopped_on_its_node_goes_on_with_what_it_learned(host):
+    """What comes after it runs: the LoRA is saved. Nothing stops that does not train."""
+    prompt = graph()
+    prompt["train"]["inputs"] |= {"steps": 400, "seed": 8}
+    prompt["options"]["inputs"]["similarity_weight"] = 0.0
+    answers = []
+    with host.client.submit(prompt) as submission:
+        for event in submission:
+            if event.kind == "progress" and event.node == "train" and event.value >= 3 and len(answers) < 2:
+                answers += [
+                    host.client.json("/domaingallery/stop", {"node": node}) for node in ("save", "train")
+                ]
+    outputs = submission.outputs
+
+    assert answers == [{"stopped": False}, {"stopped": True}]
+    assert outputs["train"]["text"][0].startswith("stopped after ")
+    assert len(outputs["train"]["losses"][0]["total"]) < 400
+    assert outputs["save"]["loras"]
+    assert host.client.json("/domaingallery/stop", {"node": "train"}) == {"stopped": False}
+
+
 @pytest.mark.parametrize("name", ["source", "erase", "train"])
 def test_cancelling_keeps_the_model_and_leaves_no_file(host, name):
     """The next drawing is the same picture to the byte, and the same prompt then runs to its end."""

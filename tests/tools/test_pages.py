@@ -68,3 +68,30 @@ def test_the_page_sends_what_the_tools_send(host, page):
     assert {node: (content["class_type"], content["inputs"]) for node, content in sent.items()} == {
         node: (content["class_type"], content["inputs"]) for node, content in expected.items()
     }
+
+
+def test_training_nodes_have_a_button_to_stop_and_keep_and_no_other_has(page):
+    open_template(page, "01 teach a domain")
+
+    buttons = page.evaluate(
+        """() => window.app.graph.nodes.flatMap(
+            n => (n.widgets ?? []).filter(w => w.name === "stop and keep").map(() => n.type))"""
+    )
+    sizes = page.evaluate(
+        """() => window.app.graph.serialize().nodes.filter(n => n.type === "DomainGalleryTrain")
+            .map(n => n.widgets_values)"""
+    )
+
+    assert sorted(buttons) == ["DomainGalleryErase", "DomainGalleryTrain"]
+    assert sizes == [[120, 0.002, 2, "fixed"]], "the button is no value of the workflow"
+
+
+def test_the_button_says_that_nothing_trains(page):
+    open_template(page, "01 teach a domain")
+
+    page.evaluate(
+        """() => window.app.graph.nodes.find(n => n.type === "DomainGalleryTrain").widgets
+            .find(w => w.name === "stop and keep").callback()"""
+    )
+
+    page.wait_for_selector("text=does not train at the moment")

@@ -14,6 +14,7 @@ from domaingallery_core.errors import InputError, TrainingError
 from domaingallery_core.generators import generator
 from domaingallery_core.model.denoiser import Conditions
 from domaingallery_core.run import trainer
+from domaingallery_core.run.checkpoints import Checkpoints
 from domaingallery_core.run.monitor import Monitor
 from domaingallery_core.run.plan import TrainingPlan
 from domaingallery_core.run.trainer import train
@@ -191,6 +192,33 @@ def test_what_on_step_raises_ends_the_run_and_the_model_is_as_before():
     after = dict(model.named_parameters())
     assert after.keys() == before.keys()
     assert all(id(after[n]) == i and torch.equal(after[n], value) for n, (i, value) in before.items())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_run_that_is_enough_ends_there_is_kept_and_goes_on_to_the_same_bytes(tmp_path, ema):
+    settings, model = plan(steps=5, ema=ema), network()
+    done = []
+
+    def sitting(steps=None):
+        files = Checkpoints(tmp_path, {"run": 1})
+        with Adapter.inject(model, settings.adapter, generator(settings.seed, "adapter")) as adapter:
+            with files.claimed():
+                return train(
+                    ToyDenoiser(model), adapter, [IMAGES], settings, done.append, checkpoints=files,
+                    enough=lambda: len(done) + 1 == steps,
+                )  # fmt: skip
+
+    expected = run(settings, model=model)
+    short = sitting(3)
+    assert (short.steps, len(short.losses["total"]), done[-1].step) == (3, 3, 3)
+    assert short.losses["total"] == expected.losses["total"][:3]
+    assert not all(torch.equal(v, expected.state_dict[k]) for k, v in short.state_dict.items())
+
+    whole = sitting()
+
+    assert (whole.steps, whole.resumed) == (5, 3)
+    assert all(torch.equal(v, expected.state_dict[k]) for k, v in whole.state_dict.items())
+    assert whole.losses == expected.losses
 
 
 def test_training_works_from_inference_mode_on_inference_tensors():

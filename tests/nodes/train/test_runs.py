@@ -53,6 +53,36 @@ def test_a_cancelled_training_goes_on_to_the_same_bytes(nodes, model, output, sa
     assert not list(folder.rglob("*.*"))
 
 
+def test_a_training_that_is_stopped_gives_what_it_learned_and_can_go_on(
+    nodes, model, output, said, monkeypatch
+):
+    """As the button does, on the node that trains and on no other."""
+    stopping, live = nodes("nodes.host.stopping"), nodes("nodes.train.live")
+    expected, show, answers = train(nodes, model), live.Live.show, []
+
+    def shown(self, event):
+        show(self, event)
+        if event.step == 3:
+            answers.extend([stopping.ask_to_stop("8"), stopping.ask_to_stop("7")])
+
+    monkeypatch.setattr(live.Live, "show", shown)
+    monkeypatch.setattr(nodes("nodes.train.training"), "node_id", lambda node: "5:7")
+    stopped = train(nodes, model)
+    monkeypatch.setattr(live.Live, "show", show)
+
+    assert answers == [False, True] and not stopping.ask_to_stop("7")
+    assert stopped[1]["loss"] == expected[1]["loss"][:4]
+    assert stopped.ui["text"][0].startswith(f"stopped after 4 of {STEPS} steps in ")
+    assert stopped[4].startswith(f"DomainGallery: stopped after 4 of {STEPS} steps in ")
+    assert stopped[0].metadata["ss_steps"] == "4" and not same(stopped[0], expected[0])
+    kept = list((output / "domaingallery" / "checkpoints").rglob("step_000004.safetensors"))
+    assert len(kept) == 1 and any(
+        f"kept in output/{kept[0].relative_to(output).as_posix()}" in text for text in said
+    )
+    whole = train(nodes, model)
+    assert same(whole[0], expected[0]) and "gone on from step 4" in whole.ui["text"][0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("ending", ["finished", "cancelled", "failed"])
 def test_the_model_draws_the_same_after_a_training(nodes, cancel_at, run_options, ending, dtype):

@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -272,18 +273,22 @@ def test_a_result_is_told_in_a_line_and_in_numbers(nodes):
     )
     watched = replace(result, resumed=2, skipped=1, validation={0: 2.5, 3: 1.5})
 
-    assert training.summary(result) == "3 steps in 65 s, last loss 1.2346"
-    assert training.summary(watched) == (
+    settings = nodes("domaingallery_core.run.optimizers").OptimizerSettings
+    three, five = (SimpleNamespace(optimizer=settings(steps=n, learning_rate=1.0)) for n in (3, 5))
+
+    assert training.summary(result, three) == "3 steps in 65 s, last loss 1.2346"
+    assert training.summary(watched, three) == (
         "3 steps, 1 of them skipped as not finite, gone on from step 2 in 65 s, last loss 1.2346"
     )
+    assert training.summary(result, five) == ("stopped after 3 of 5 steps in 65 s, last loss 1.2346")
     assert training.loss_map(result) == {"loss": losses["total"], "target": losses["target"]}
     assert training.loss_map(watched)["validation"] == [2.5, 1.5]
-    assert training.interface(result) == {
+    assert training.interface(result, three) == {
         "losses": [{"total": [3.0, 2.0, 1.2346], "target": [2.0, 1.0, 0.5]}],
         "seconds": [65.4],
-        "text": [training.summary(result)],
+        "text": [training.summary(result, three)],
     }
-    assert training.interface(watched)["validation"] == [{0: 2.5, 3: 1.5}]
+    assert training.interface(watched, three)["validation"] == [{0: 2.5, 3: 1.5}]
 
 
 @pytest.mark.parametrize("pooled", [0, 5])
