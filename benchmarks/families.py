@@ -150,7 +150,7 @@ def training(loading: Prompt, clip: list[Any], vae: list[Any], family: str) -> P
     prompt = loading | {
         "words": node("DomainGalleryPrompts", clip=clip, identifier="sks", category="face"),
         "sources": node(
-            "DomainGallerySourceImages", model=["model", 0], vae=vae, prompts=["words", 0], count=4,
+            "DomainGallerySourceImages", model=["model", 0], vae=vae, prompts=["words", 0], count=3,
             width=side, height=side, cfg=3.0, batch_size=0, **sampling,
         ),
         "data": node(
@@ -196,7 +196,7 @@ def saved(host: HostProcess, prompt: Prompt, family: str, key_format: str, row: 
 
 #: All else as the nodes have it by default.
 OPTIONS = {
-    "rank": 4, "alpha": 4.0, "batch_size": 4, "prior_weight": 1.0, "disentanglement_weight": 10.0,
+    "rank": 4, "alpha": 4.0, "batch_size": 3, "prior_weight": 1.0, "disentanglement_weight": 10.0,
     "erasure_weight": 10.0, "similarity_weight": 1.0, "denoise_steps": 2, "offset_noise": 0.0,
 }  # fmt: skip
 

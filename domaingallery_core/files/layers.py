@@ -48,6 +48,14 @@ class LayerNames:
     diffusers: Mapping[str, tuple[str, ...]]
     places: Mapping[str, Place]
 
+    def __or__(self, other: LayerNames) -> LayerNames:
+        """Return the names of the layers of both."""
+        return LayerNames(
+            {**self.kohya, **other.kohya},
+            {**self.diffusers, **other.diffusers},
+            {**self.places, **other.places},
+        )
+
 
 def cut(parts: Parts, rows: Rows) -> dict[str, Tensor]:
     """Return the parts of a LoRA or DoRA (A: r in, B: out r) for some outputs of a layer: B[rows] A."""

@@ -29,7 +29,7 @@ def encoders_of(clip: Any) -> dict[str, SDClipModel]:
     if not found or not all(isinstance(each, SDClipModel) for each in found.values()):
         raise InputError(
             f"Expected the CLIP text encoders of Stable Diffusion or SDXL, got {type(clip).__name__} with "
-            f"{shown(model)}. Use a model with such text encoders, or train a LoRA."
+            f"{shown(model)}. Use a model with such text encoders, or train a LoRA of the model alone."
         )
     return found  # type: ignore[return-value]
 

@@ -28,7 +28,8 @@ from ..sockets import (
     TrainingOptions,
 )
 from .inputs import data_inputs, length_inputs, option_inputs, training_outputs, training_seed_input
-from .trained import Trained, TrainedAdapter, TrainedWeights, TrainedWord
+from .text_encoder import text_encoder_input, trained_adapter
+from .trained import Trained, TrainedWeights, TrainedWord
 from .training import run
 
 #: What a user chooses, and what plans call it.
@@ -78,7 +79,11 @@ def fields() -> list[io.DynamicCombo.Option]:
     ]
     of_method = {
         "DreamBooth": [*length_inputs(METHODS["dreambooth"], recipe), prior, copies, text_encoder],
-        "DreamBooth LoRA": [*length_inputs(METHODS["dreambooth_lora"], recipe), prior],
+        "DreamBooth LoRA": [
+            *length_inputs(METHODS["dreambooth_lora"], recipe),
+            prior,
+            text_encoder_input(),
+        ],
         "DomainStudio": [
             variant,
             *length_inputs(METHODS["domainstudio"], "the paper's"),
@@ -188,7 +193,7 @@ def trained_by(plan: TrainingPlan, prompts: DomainPrompts, clip: Any) -> Trained
             that it begins with.
     """
     if plan.adapter is not None:
-        return TrainedAdapter()
+        return trained_adapter(clip, prompts)
     if plan.weights is not None:
         if clip is not None:
             encoders_of(clip)

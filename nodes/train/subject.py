@@ -9,6 +9,7 @@ from ..host.progress import node_id
 from ..node import Node
 from ..sockets import CATEGORY, TrainingOptions
 from .inputs import option_inputs, training_inputs, training_outputs
+from .text_encoder import text_encoder_input, trained_adapter
 from .training import run
 
 
@@ -26,14 +27,20 @@ class DomainGallerySubject(Node):
             description="Learns a subject, such as a person or a pet, by DreamBooth with a LoRA. Load it "
             "together with the LoRA of a domain to draw the subject in the domain.",
             search_aliases=["dreambooth", "subject", "character", "person", "personalization", "train lora"],
-            inputs=[*training_inputs(METHODS["dreambooth_lora"], "the common recipe's"), *option_inputs()],
+            inputs=[
+                *training_inputs(METHODS["dreambooth_lora"], "the common recipe's"),
+                *option_inputs(),
+                text_encoder_input(),
+            ],
             outputs=training_outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     def execute(
-        cls, model, prompts, dataset, steps, learning_rate, seed, options=None, run_options=None
-    ) -> io.NodeOutput:
+        cls, model, prompts, dataset, steps, learning_rate, seed, options=None, run_options=None,
+        text_encoder=None,
+    ) -> io.NodeOutput:  # fmt: skip
         plan = (options or TrainingOptions()).plan("dreambooth_lora", steps, learning_rate, seed)
-        return run(model, prompts, dataset, plan, node_id(cls), options=run_options)
+        trained = trained_adapter(text_encoder, prompts)
+        return run(model, prompts, dataset, plan, node_id(cls), options=run_options, trained=trained)

@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import comfy.lora
 import comfy.model_management
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...domaingallery_core.data.parts import Part
 from ...domaingallery_core.files.formats.comfyui import TEXT, Comfyui
+from ...domaingallery_core.files.layers import LayerNames
 from ...domaingallery_core.generators import generator
 from ...domaingallery_core.methods.textual_inversion import TEMPLATES
 from ...domaingallery_core.model.denoiser import Conditions, Prompt
@@ -27,6 +27,7 @@ from ..host.families import family_of
 from ..host.model import HostDenoiser
 from ..host.network.memory import casts_weights
 from ..host.new_words import NewWord, encoded, first_vectors, learning_text
+from ..host.text_encoder import key_map
 from ..sockets import DomainPrompts
 
 log = logging.getLogger("domaingallery")
@@ -47,6 +48,14 @@ class Trained:
 
     def loads(self) -> dict[str, Any]:
         """Return what the host's loaders know of the names in a file besides those of the MODEL."""
+        return {}
+
+    def names(self) -> LayerNames:
+        """Return what files call layers that learn besides those of the MODEL."""
+        return LayerNames({}, {}, {})
+
+    def metadata(self, plan: TrainingPlan) -> dict[str, str]:
+        """Return what a file says of what learned besides the MODEL."""
         return {}
 
     def put(
@@ -93,7 +102,7 @@ class TrainedWeights(Trained):
         return () if self.clip is None else (self.clip.patcher,)
 
     def loads(self) -> dict[str, Any]:
-        return {} if self.clip is None else comfy.lora.model_lora_keys_clip(self.clip.cond_stage_model, {})
+        return {} if self.clip is None else key_map(self.clip)
 
     def put(
         self, stack: ExitStack, denoiser: HostDenoiser, parts: list[Part], plan: TrainingPlan
@@ -110,22 +119,9 @@ class TrainedWeights(Trained):
             stack.enter_context(casts_weights(module))
         if self.clip is not None:
             stack.enter_context(learning_text(self.clip))
-            parts = [self._encoded_anew(part, denoiser) for part in parts]
+            assert self.prompts is not None
+            parts = [encoded_anew(part, self.clip, self.prompts, denoiser) for part in parts]
         return weights, parts
-
-    def _encoded_anew(self, part: Part, denoiser: HostDenoiser) -> Part:
-        """Return a part whose prompts are encoded whenever they are looked at."""
-        assert self.prompts is not None
-        names = {f"{words.identifier} {words.category}": words for words in self.prompts.categories}
-        words = next(w for name, w in names.items() if f"{part.name}, ".startswith(f"{name}, "))
-
-        def prompt(text: str) -> Prompt:
-            return lambda: denoiser.conditions([encoded(self.clip, text)], like(part))[0]
-
-        conditions = Conditions(
-            target=prompt(words.target_text), source=prompt(words.source_text), empty=prompt("")
-        )
-        return replace(part, prompts=conditions)
 
     def result(self, trainable: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # What a text encoder has besides learns nothing, and the loaders of LoRAs know no name for it.
@@ -156,6 +152,20 @@ class TrainedWord(Trained):
 
     def result(self, trainable: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)
+
+
+def encoded_anew(part: Part, clip: Any, prompts: DomainPrompts, denoiser: HostDenoiser) -> Part:
+    """Return a part whose prompts a text encoder that learns encodes whenever they are looked at."""
+    names = {f"{words.identifier} {words.category}": words for words in prompts.categories}
+    words = next(w for name, w in names.items() if f"{part.name}, ".startswith(f"{name}, "))
+
+    def prompt(text: str) -> Prompt:
+        return lambda: denoiser.conditions([encoded(clip, text)], like(part))[0]
+
+    conditions = Conditions(
+        target=prompt(words.target_text), source=prompt(words.source_text), empty=prompt("")
+    )
+    return replace(part, prompts=conditions)
 
 
 def learned_under(part: Part, word: NewWord, denoiser: HostDenoiser, templates: Sequence[str]) -> Part:

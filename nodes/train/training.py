@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ...domaingallery_core.data.parts import Role
 from ...domaingallery_core.errors import AdapterError, shown
+from ...domaingallery_core.files.formats.comfyui import TEXT
 from ...domaingallery_core.files.lora import core_names
 from ...domaingallery_core.fingerprints import tensors_hash
 from ...domaingallery_core.methods import METHODS
@@ -33,6 +35,7 @@ from ..host.network.memory import gradient_checkpointing, precision
 from ..host.pixels.decoding import HostDecoder, vae_patcher
 from ..host.progress import duration, node_id, warned
 from ..host.stopping import stoppable
+from ..host.text_encoder import text_names
 from ..node import Node
 from ..sockets import (
     CATEGORY,
@@ -50,6 +53,7 @@ from .inputs import erased_input, option_inputs, training_inputs, training_outpu
 from .live import Live, attempt, plot_image, preview_columns, preview_image
 from .metadata import metadata, of_data, of_model, thumbnail
 from .run_options import checkpoints_of, monitor_of
+from .text_encoder import learning_layers, text_encoder_input, trained_adapter
 from .trained import Trained, TrainedAdapter
 
 log = logging.getLogger("domaingallery")
@@ -94,7 +98,7 @@ def run(
     beside = [*trained.beside()]
     if plan.method.method.decodes:
         beside.append(vae_patcher(dataset.vae))
-    names, loads = family.names(model.model), key_map(model.model) | trained.loads()
+    names, loads = family.names(model.model) | trained.names(), key_map(model.model) | trained.loads()
     live = Live(node, model, plan.optimizer.steps)
     plan = suited(plan, family)
     warn_of_rate(plan, model.model.diffusion_model)
@@ -128,7 +132,7 @@ def run(
                 tensors = trained.result(trainable, result.state_dict)
             columns = preview_columns(model, dataset.vae, result)
             said = metadata(prompts, plan, identity, result.steps, subject and subject[0])
-            said |= of_model(model) | of_data(model, pairs, plan)
+            said |= of_model(model) | of_data(model, pairs, plan) | trained.metadata(plan)
             small = attempt("a small picture for the file", lambda: thumbnail(columns))
             lora = TrainedLora(
                 tensors, metadata=said | (small or {}), names=names, loads=loads, state=result.state_dict
@@ -211,11 +215,17 @@ def report(
 
 
 def starting_weights(
-    model: ModelPatcher, erased: Mapping[str, Tensor] | None, options: TrainingOptions | None
+    model: ModelPatcher,
+    erased: Mapping[str, Tensor] | None,
+    options: TrainingOptions | None,
+    clip: Any = None,
 ) -> tuple[dict[str, Tensor] | None, TrainingOptions]:
     """Return the weights to begin with, if any, and options, of their kind, rank and alpha if none are given.
 
     What is of other layers than those that learn is left out; the node says so.
+
+    Args:
+        clip: the text encoder, if it learns as well; what `erased` has nothing for begins anew.
 
     Raises:
         AdapterError: it is an adapter of no kind that is known, or of no layer that learns.
@@ -224,8 +234,11 @@ def starting_weights(
     if erased is None:
         return None, options or TrainingOptions()
     family, targets = family_of(model), (options or TrainingOptions()).values["targets"]
-    weights, left = core_names(erased, family.names(model.model))
-    learning = target_modules(model.model.diffusion_model, targets, family.targets)
+    names = family.names(model.model)
+    weights, left = core_names(erased, names if clip is None else names | text_names(clip))
+    learning = [*target_modules(model.model.diffusion_model, targets, family.targets)]
+    if any(name.startswith(TEXT) for name in weights):
+        learning += learning_layers(clip, targets)
     found, others, missing = of_layers(weights, learning)
     if not found:
         raise AdapterError(
@@ -326,6 +339,7 @@ class DomainGalleryTrain(Node):
                 *training_inputs(METHODS["domaingallery"]),
                 erased_input("identifier and category"),
                 *option_inputs(),
+                text_encoder_input(),
             ],
             outputs=training_outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
@@ -333,8 +347,10 @@ class DomainGalleryTrain(Node):
 
     @classmethod
     def execute(
-        cls, model, prompts, dataset, steps, learning_rate, seed, erased=None, options=None, run_options=None
-    ) -> io.NodeOutput:
-        start, options = starting_weights(model, erased, options)
+        cls, model, prompts, dataset, steps, learning_rate, seed, erased=None, options=None, run_options=None,
+        text_encoder=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        start, options = starting_weights(model, erased, options, text_encoder)
         plan = options.plan("domaingallery", steps, learning_rate, seed)
-        return run(model, prompts, dataset, plan, node_id(cls), start, run_options)
+        trained = trained_adapter(text_encoder, prompts, start)
+        return run(model, prompts, dataset, plan, node_id(cls), options=run_options, trained=trained)

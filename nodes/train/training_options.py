@@ -41,6 +41,7 @@ ADVANCED: list[tuple[type[Settings], str]] = [
     (MethodSettings, "min_snr"),
     (OptimizerSettings, "optimizer"),
     (TrainingPlan, "precision"),
+    (OptimizerSettings, "text_encoder_rate"),
 ]
 
 

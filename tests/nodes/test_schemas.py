@@ -30,19 +30,20 @@ INPUTS = {
     ],
     "DomainGallerySubject": [
         "model", "prompts", "dataset", "steps", "learning_rate", "seed", "options", "run_options",
+        "text_encoder",
     ],
     "DomainGalleryBaseline": [
         "model", "prompts", "dataset", "method", "seed", "options", "run_options",
     ],
     "DomainGalleryTrain": [
         "model", "prompts", "dataset", "steps", "learning_rate", "seed", "erased", "options",
-        "run_options",
+        "run_options", "text_encoder",
     ],
     "DomainGalleryOptions": [
         "rank", "alpha", "batch_size", "prior_weight", "disentanglement_weight", "erasure_weight",
         "similarity_weight", "denoise_steps", "offset_noise", "adapter", "targets", "dropout",
         "similarity_scale", "denoise_guidance", "accumulation", "schedule", "warmup_steps",
-        "ema", "min_snr", "optimizer", "precision",
+        "ema", "min_snr", "optimizer", "precision", "text_encoder_rate",
     ],
     "DomainGalleryRunOptions": [
         "preview_every", "preview_count", "preview_steps", "preview_cfg", "validate_every",

@@ -94,16 +94,20 @@ def shapes(family: str) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in parts.items()}
 
 
-def is_zero(name: str, shape: torch.Size) -> bool:
-    """Tell whether a weight is zero: the layers of the text encoders, which then pass embeddings on."""
-    encoder = name.startswith(("cond_stage_model.", "conditioner."))
+def is_zero(name: str, shape: torch.Size, *, reads: bool = False) -> bool:
+    """Tell whether a weight is zero: the layers of text encoders, which then pass embeddings on.
+
+    Args:
+        reads: whether they are to do more than that.
+    """
+    encoder = name.startswith(("cond_stage_model.", "conditioner.")) and not reads
     layer = ".layers." in name or ".resblocks." in name
     return (encoder and layer and len(shape) > 1) or name.endswith(("bias", "position_ids"))
 
 
-def weight(name: str, shape: torch.Size, noises: dict[float, Tensor]) -> Tensor:
+def weight(name: str, shape: torch.Size, noises: dict[float, Tensor], *, reads: bool = False) -> Tensor:
     """Return a weight in float16, a view of noise that is shared between weights of one scale."""
-    if is_zero(name, shape):
+    if is_zero(name, shape, reads=reads):
         return torch.zeros(1, dtype=torch.float16).expand(shape)
     if len(shape) == 1:
         return torch.ones(1, dtype=torch.float16).expand(shape)
@@ -135,10 +139,14 @@ def write_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
         file.truncate(start + end)
 
 
-def write_checkpoint(folder: Path, family: str) -> Path:
-    """Write a checkpoint: SD1.x as the .ckpt of its day, SDXL as safetensors."""
+def write_checkpoint(folder: Path, family: str, *, reads: bool = False) -> Path:
+    """Write a checkpoint: SD1.x as the .ckpt of its day, SDXL as safetensors.
+
+    Args:
+        reads: whether the layers of the text encoder of SD1.x do something, so that they can learn.
+    """
     noises: dict[float, Tensor] = {}
-    weights = {name: weight(name, shape, noises) for name, shape in shapes(family).items()}
+    weights = {name: weight(name, shape, noises, reads=reads) for name, shape in shapes(family).items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ("thin_sd1.ckpt" if family == "sd1" else "thin_sdxl.safetensors")
     if family == "sd1":  # pickled views share their storage, so the file has a few megabytes

@@ -123,11 +123,11 @@ MODELS: dict[str, Thin] = {
             "axes_lens": [300, 512, 512], "rope_theta": 10000.0, "ffn_dim_multiplier": 4.0,
         },
     ),
-    "z-image": Thin(
-        config="ZImage", context=64,
+    "z-image": Thin(  # 0.9 billion weights at least: the loader has its width and its refiners in its code
+        config="ZImage", context=64, side=8,
         network={
             "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 3840, "cap_feat_dim": 64,
-            "n_layers": 2, "qk_norm": True, "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48],
+            "n_layers": 1, "qk_norm": True, "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48],
             "axes_lens": [1536, 512, 512], "rope_theta": 256.0, "ffn_dim_multiplier": 8.0 / 3.0,
             "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32,
         },

@@ -20,8 +20,9 @@ def test_weights_move_as_in_the_released_code_unless_it_is_said_otherwise():
         "optimizer": ("adamw", Setting(choices=("adamw", "adamw8bit"))),
         "max_grad_norm": (1.0, Setting(above=True)),
         "weight_decay": (1e-2, Setting()),
+        "text_encoder_rate": (0.0, Setting(most=1.0, step=1e-6)),
     }
-    shown = {"accumulation", "schedule", "warmup_steps", "ema", "optimizer"}
+    shown = {"accumulation", "schedule", "warmup_steps", "ema", "optimizer", "text_encoder_rate"}
     assert explained(OptimizerSettings) == shown
 
 

@@ -23,7 +23,7 @@ EXPECTED = {
     "flux2": ("flux2", 12, ("double_blocks", "single_blocks")),
     "chroma": ("chroma", 6, ("double_blocks", "single_blocks")),
     "lumina2": ("lumina2", 4, ("layers",)),
-    "z-image": ("z-image", 4, ("layers",)),
+    "z-image": ("z-image", 2, ("layers",)),
     "qwen-image": ("qwen-image", 8, ("transformer_blocks",)),
     "anima": ("anima", 80, ("blocks",)),
     "krea2": ("krea2", 10, ("blocks",)),

@@ -151,7 +151,7 @@ def test_each_method_shows_its_own_fields(nodes):
         name: length | fields.keys() for name, fields in FIELDS.items()
     }
     assert [name for name, ids in shown.items() if "clip" in ids] == ["Textual Inversion"]
-    assert [name for name, ids in shown.items() if "text_encoder" in ids] == ["DreamBooth"]
+    assert [name for name, ids in shown.items() if "text_encoder" in ids] == ["DreamBooth", "DreamBooth LoRA"]
     assert all(part.tooltip.endswith(".") for option in choice.options for part in option.inputs)
 
 

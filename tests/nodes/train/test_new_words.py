@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.nodes.baselines import copies, encoded, load_lora, on_demo
-from tests.nodes.tiny import same, tiny_dataset, tiny_model, weights_of
+from tests.nodes.tiny import same, weights_of
 
 
 def test_a_new_word_learns_and_is_read_by_prompts_as_it_was_trained(demo, output, monkeypatch):
@@ -67,30 +65,6 @@ def test_every_template_fits_the_text_encoder_with_a_word_in_its_place(demo):
             found = new.encode(template)[0][0]
         assert found.shape == (1, 24, 128)
         assert not torch.equal(found, encoded(demo.clip, template.format("face")))
-
-
-@pytest.fixture(scope="module")
-def sdxl(comfy, nodes):
-    """Return a MODEL that reads what SDXL's text encoders give, and these with three layers each."""
-    import comfy.sd
-    import comfy.sdxl_clip
-
-    three = {"num_hidden_layers": 3}
-    target = SimpleNamespace(
-        params={}, clip=comfy.sdxl_clip.SDXLClipModel, tokenizer=comfy.sdxl_clip.SDXLTokenizer
-    )
-    options = {"clip_l_model_config": three, "clip_g_model_config": three, "dtype": torch.float16}
-    generator = torch.Generator().manual_seed(0)
-    with torch.inference_mode():
-        clip = comfy.sd.CLIP(target, embedding_directory=[], model_options=options)
-        for name, weight in clip.cond_stage_model.named_parameters():
-            if weight.ndim < 2:
-                weight.fill_(1.0 if name.endswith("weight") else 0.0)
-            else:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-        model = tiny_model(pooled=1280, context=2048)
-        prompts = nodes("nodes.data.prompts").DomainGalleryPrompts.execute(clip, "sks", "dog")[0]
-    return SimpleNamespace(model=model, clip=clip, prompts=prompts, nodes=nodes, dataset=tiny_dataset(nodes))
 
 
 def test_both_text_encoders_of_sdxl_get_the_new_word(sdxl, output, monkeypatch):
