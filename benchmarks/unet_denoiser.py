@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from domaingallery_core.model.denoiser import Condition
 from domaingallery_core.model.process import Process, broadcast
+from domaingallery_core.trainables.fused import COMPUTES
 
 
 def find_host(given: str | None = None) -> Path:
@@ -43,6 +44,7 @@ def host_unet(
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+    COMPUTES[comfy.ops.disable_weight_init.Linear] = COMPUTES[nn.Linear]  # nothing is cast here
     lists = {name: list(value) if isinstance(value, list) else value for name, value in config.items()}
     unet = UNetModel(**lists, dtype=dtype, device="cpu", operations=comfy.ops.disable_weight_init)
     if weights:

@@ -89,8 +89,8 @@ def pairwise_similarities(feature: Tensor) -> Tensor:
     flat = feature.flatten(1).to(torch.promote_types(feature.dtype, torch.float32))
     flat = F.normalize(flat, dim=1)
     cosines = flat @ flat.T  # B B
-    others = ~torch.eye(rows, dtype=torch.bool, device=feature.device)
-    return cosines[others].reshape(rows, rows - 1)
+    # Between two of the diagonal are `rows` others. A mask of them would make the host wait for the device.
+    return cosines.flatten()[1:].view(rows - 1, rows + 1)[:, :-1].reshape(rows, rows - 1)
 
 
 def similarity_consistency(

@@ -86,6 +86,8 @@ class Condition:
 
 
 def _equal(first: Any, second: Any) -> bool:
+    if first is second:
+        return True
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return first.shape == second.shape and torch.equal(first, second)
     return type(first) is type(second) and bool(first == second)

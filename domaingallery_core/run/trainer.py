@@ -205,17 +205,17 @@ class _Run:
         """Do one step; return the mean of each term over its batches."""
         settings, state = self.plan.optimizer, self.state
         state.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
-        finite = True
+        found: list[dict[str, Tensor]] = []
         for _ in range(settings.accumulation):
             read = {role: batch.to(state.device) for role, batch in next(self.order).items()}
-            values = self._backward(read)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value / settings.accumulation
-            finite = finite and all(map(math.isfinite, values.values()))
-        if finite:
-            norm = torch.nn.utils.clip_grad_norm_([*state.parameters.values()], settings.max_grad_norm)
-            finite = math.isfinite(float(norm))
+            found.append(self._backward(read))
+        norm = torch.nn.utils.clip_grad_norm_([*state.parameters.values()], settings.max_grad_norm)
+        # The only place in a step where the host waits for the device.
+        numbers = torch.stack([*(value for each in found for value in each.values()), norm]).tolist()
+        finite = all(map(math.isfinite, numbers))
+        sums: dict[str, float] = {}
+        for name, value in zip((name for each in found for name in each), numbers, strict=False):
+            sums[name] = sums.get(name, 0.0) + value / settings.accumulation
         if finite:
             with state.changing():
                 for group in state.optimizer.param_groups:
@@ -247,8 +247,8 @@ class _Run:
         state.skipped, state.skipped_in_all = skipped, state.skipped_in_all + 1
         state.done(step)
 
-    def _backward(self, read: Mapping[Role, Batch]) -> dict[str, float]:
-        """Add the gradient of what is read, if its loss is finite; return its terms and their sum."""
+    def _backward(self, read: Mapping[Role, Batch]) -> dict[str, Tensor]:
+        """Add the gradient of what is read; return its terms and their sum."""
         settings, process = self.plan.method, self.denoiser.process
         noised = draw(read, process, self.state.noise, settings.drawing)
         terms = settings.terms(self.denoiser, self.trainable, noised)
@@ -262,11 +262,8 @@ class _Run:
                 "Expected losses with a gradient, got some without: something on the model stops it. "
                 "Take patches and wrappers off the model, one after the other."
             )
-        named = {**terms, "total": loss}
-        numbers = torch.stack([value.detach() for value in named.values()]).tolist()
-        if all(map(math.isfinite, numbers)):
-            (loss / self.plan.optimizer.accumulation).backward()
-        return dict(zip(named, numbers, strict=True))
+        (loss / self.plan.optimizer.accumulation).backward()
+        return {name: value.detach() for name, value in {**terms, "total": loss}.items()}
 
     def _look(self, step: int) -> bool:
         """Read the validation loss and draw the pictures that are due, with the weights of a result.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import AdapterError, shown
 from .adapter_settings import AdapterSettings
+from .fused import Switch, fused, switched
 from .kinds import KINDS, Kind, describe, number
 from .kinds.base import NAME
 
@@ -88,7 +89,7 @@ class Adapter:
         self._requires_grad: list[tuple[nn.Parameter, bool]] = []
         self._attributes: set[str] = set()
         self._layers: dict[str, Any] = {}
-        self._off = 0
+        self._switch = Switch()
 
     @classmethod
     def inject(
@@ -147,22 +148,18 @@ class Adapter:
         for name, base in targets.items():
             layer: Any = self.module.get_submodule(name)
             self.kind.begin(layer, base, generator, dtype)
+            plain = self.kind.is_plain()
+            layer.forward = fused(layer, self._switch, NAME) if plain else switched(layer, self._switch)
             self._layers[name] = layer
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """Return a context in which the model is the frozen base; may be nested."""
-        self._switch(self._off + 1)
+        self._switch.off += 1
         try:
             yield
         finally:
-            self._switch(self._off - 1)
-
-    def _switch(self, off: int) -> None:
-        was, self._off = self._off, off
-        if bool(was) != bool(off):
-            for layer in self._layers.values():
-                layer.enable_adapters(not off)
+            self._switch.off -= 1
 
     @property
     def roots(self) -> tuple[nn.Module, ...]:
@@ -287,6 +284,8 @@ class Adapter:
                     parameter.requires_grad = required
         for name in set(self.module.__dict__) - self._attributes if self._attributes else ():
             del self.module.__dict__[name]
+        for layer in self._layers.values():
+            layer.__dict__.pop("forward", None)  # which holds the layer itself
         self._originals, self._requires_grad, self._attributes = [], [], set()
         self._layers = {}
 

@@ -116,7 +116,9 @@ def run(
                     decoder = HostDecoder(model, dataset.vae)
                     parts = [replace(part, decoder=decoder) for part in parts]
                     base |= {"VAE weights": tensors_hash(dataset.vae.first_stage_model.state_dict())}
-                stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
+                stack.enter_context(
+                    gradient_checkpointing(model, options.gradient_checkpointing, draws=plan.dropout > 0)
+                )
                 trainable, parts = trained.put(stack, denoiser, parts, plan)
                 if trained.said:
                     live.progress.say(trained.said)

@@ -69,6 +69,10 @@ class Kind:
             return getattr(layer, part.removesuffix(".weight"))[NAME], "weight"
         return getattr(layer, part), NAME
 
+    def is_plain(self) -> bool:
+        """Tell whether a layer adds s B A x, with peft's lora_A and lora_B, and does nothing else."""
+        return False
+
     def alpha(self, layer: Any) -> float:
         """Return the alpha that a file has for a layer."""
         return float(self.config.alpha)

@@ -32,6 +32,9 @@ class Lora(Kind):
             target_modules=pattern(modules),
         )
 
+    def is_plain(self) -> bool:
+        return not self.use_dora and self.config.dropout == 0
+
     def first(self, part: str, shape: torch.Size, base: nn.Linear, generator: torch.Generator) -> Tensor:
         if part == A:
             return torch.randn(shape, generator=generator) / self.config.rank

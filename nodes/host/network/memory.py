@@ -20,10 +20,13 @@ LARGE = 100_000_000
 
 
 @contextmanager
-def gradient_checkpointing(model: ModelPatcher, setting: str) -> Iterator[None]:
+def gradient_checkpointing(model: ModelPatcher, setting: str, *, draws: bool = True) -> Iterator[None]:
     """Return a context in which each block keeps its input alone and is computed again in the backward pass.
 
     Gradients are the same. "automatic" is on for networks with at least LARGE weights.
+
+    Args:
+        draws: whether a block draws random numbers, which are kept to be drawn again.
     """
     network = model.model.diffusion_model
     large = sum(parameter.numel() for parameter in network.parameters()) >= LARGE
@@ -32,17 +35,17 @@ def gradient_checkpointing(model: ModelPatcher, setting: str) -> Iterator[None]:
         return
     with ExitStack() as stack:
         for block in family_of(model).blocks(network):
-            stack.enter_context(attribute(block, "forward", _checkpointed(block.forward)))
+            stack.enter_context(attribute(block, "forward", _checkpointed(block.forward, draws)))
         yield
 
 
-def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _checkpointed(forward: Callable[..., Any], draws: bool) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         # The host changes these options as it goes from block to block.
         kwargs = {name: dict(v) if isinstance(v, dict) else v for name, v in kwargs.items()}
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=draws, **kwargs)
 
     return run
 
