@@ -12,6 +12,7 @@ from torch import Tensor
 from ..domaingallery_core.data.examples import Examples
 from ..domaingallery_core.files.layers import LayerNames
 from ..domaingallery_core.methods import METHODS
+from ..domaingallery_core.run.optimizers import default_rate
 from ..domaingallery_core.run.plan import GROUPS, TrainingPlan, places
 from ..domaingallery_core.settings import Settings, check_keys, setting, settings_of
 from ..domaingallery_core.trainables.adapter_settings import AdapterSettings
@@ -154,6 +155,8 @@ class TrainingOptions:
     ) -> TrainingPlan:
         """Return the plan of a run of a method; `weights` are those that a node has itself.
 
+        A learning rate that is the method's default is that of the optimizer, where this has one.
+
         Args:
             own: further settings that a node has itself.
 
@@ -164,6 +167,8 @@ class TrainingOptions:
         weights = {name: given[name] for name in METHODS[method].weights}
         known = {name for group in places(METHODS[method].trains).values() for name in group}
         values = {name: value for name, value in self.values.items() if name in known} | dict(own or {})
+        if learning_rate == METHODS[method].learning_rate:
+            learning_rate = default_rate(values["optimizer"], learning_rate)
         return TrainingPlan.of(
             method, steps=steps, learning_rate=learning_rate, seed=seed, weights=weights, **values
         )

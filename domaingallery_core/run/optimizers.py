@@ -1,11 +1,14 @@
-"""What moves the weights: AdamW, and the learning rate over the steps."""
+"""What moves the weights: a row for each optimizer, and the learning rate over the steps."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -14,10 +17,71 @@ from ..errors import InputError
 from ..files.formats.comfyui import TEXT
 from ..settings import Settings, check_number, setting
 
-Optimizer = Literal["adamw", "adamw8bit"]
 Schedule = Literal["constant", "linear", "cosine"]
 #: What part of the learning rate a group of parameters takes, where it is not all.
 SHARE = "share"
+
+
+Make = Callable[..., torch.optim.Optimizer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Say what a run must know of an optimizer.
+
+    Attributes:
+        make: (parameters, learning rate, weight decay) -> the optimizer.
+        package: what has to be installed for it, as the package index calls it; empty for none.
+        rate: the learning rate that it takes by default; None for that of the method.
+        averages: whether it has train() and eval(), as what it learns is an average over the steps.
+    """
+
+    make: Make
+    package: str = ""
+    rate: float | None = None
+    averages: bool = False
+
+
+def _adamw(parameters: list[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(parameters, lr=rate, **MOMENTS, weight_decay=decay, fused=fused)
+
+
+def _adamw8bit(parameters: list[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+    make = importlib.import_module("bitsandbytes.optim").AdamW8bit
+    return make(parameters, lr=rate, **MOMENTS, weight_decay=decay)
+
+
+def _adafactor(parameters: list[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+    """Return Adafactor; its steps are relative to the size of what it moves (Shazeer and Stern 2018)."""
+    return torch.optim.Adafactor(parameters, lr=rate, weight_decay=decay)
+
+
+def _prodigy(parameters: list[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+    """Return Prodigy (Mishchenko and Defazio 2023), with the corrections that are usual for a LoRA."""
+    make = importlib.import_module("prodigyopt").Prodigy
+    optimizer = make(parameters, lr=rate, **MOMENTS, use_bias_correction=True, safeguard_warmup=True)
+    optimizer.param_groups[0]["weight_decay"] = decay  # which it would print, if it were told before
+    return optimizer
+
+
+def _schedule_free(parameters: list[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+    """Return AdamW without a schedule (Defazio et al. 2024)."""
+    make = importlib.import_module("schedulefree").AdamWScheduleFree
+    optimizer = make(parameters, lr=rate, **MOMENTS, weight_decay=decay)
+    optimizer.train()
+    return optimizer
+
+
+#: As in the released code.
+MOMENTS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}
+OPTIMIZERS = {
+    "adamw": Kind(make=_adamw),
+    "adamw8bit": Kind(make=_adamw8bit, package="bitsandbytes"),
+    "adafactor": Kind(make=_adafactor, rate=1e-2),
+    "prodigy": Kind(make=_prodigy, package="prodigyopt", rate=1.0),
+    "adamw_schedulefree": Kind(make=_schedule_free, package="schedulefree", averages=True),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +112,11 @@ class OptimizerSettings(Settings):
     )  # fmt: skip
     optimizer: str = setting(
         "adamw",
-        "adamw8bit needs the package bitsandbytes and saves little for a LoRA.",
-        choices=get_args(Optimizer),
+        "adamw is the paper's. prodigy finds the learning rate by itself: the default of a training is 1 "
+        "then, and 0.01 for adafactor, which moves weights by a share of their size. adamw_schedulefree "
+        "averages over the steps. Needed packages: bitsandbytes for adamw8bit, which saves little for a "
+        "LoRA, prodigyopt, schedulefree.",
+        choices=tuple(OPTIMIZERS),
     )
     max_grad_norm: float = setting(1.0, above=True)
     weight_decay: float = setting(1e-2)
@@ -63,30 +130,76 @@ class OptimizerSettings(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         check_number("warmup_steps", self.warmup_steps, least=0, whole=True, most=self.steps)
+        if self.kind.averages and (self.schedule, self.ema) != ("constant", 0.0):
+            raise InputError(
+                f"Expected the schedule constant and ema 0 for the optimizer {self.optimizer!r}, which needs "
+                f"none and averages by itself, got {self.schedule!r} and {self.ema:g}. Set these."
+            )
+
+    @property
+    def kind(self) -> Kind:
+        """Return what there is to know of the optimizer."""
+        return OPTIMIZERS[self.optimizer]
+
+
+def default_rate(optimizer: str, of_method: float) -> float:
+    """Return the learning rate that an optimizer takes where nothing is said."""
+    kind = OPTIMIZERS.get(optimizer)
+    return of_method if kind is None or kind.rate is None else kind.rate
+
+
+def check_package(optimizer: str) -> None:
+    """Raise InputError where the package of an optimizer is not installed."""
+    package = OPTIMIZERS[optimizer].package
+    if package and not _is_there(package):
+        raise InputError(
+            f"Expected the package {package} for the optimizer {optimizer!r}, got none. Install it for the "
+            f"Python of ComfyUI (python -m pip install {package}), or choose 'adamw'."
+        )
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # it is imported, and says nothing of where it is from
+        return True
 
 
 def make_optimizer(parameters: list[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Return AdamW with the settings of the released code, in 32 bits or, if the plan says so, in 8.
+    """Return the optimizer of a plan; adamw has the settings of the released code.
 
     Raises:
-        InputError: 8 bits are asked for and bitsandbytes is absent.
+        InputError: its package is absent, or does not work here.
     """
-    options = {
-        "lr": settings.learning_rate,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-        "weight_decay": settings.weight_decay,
-    }
-    if settings.optimizer == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise InputError(
-                f"Expected the package bitsandbytes for the optimizer 'adamw8bit', got: {error}. "
-                "Install bitsandbytes, or choose 'adamw'."
-            ) from error
-        return AdamW8bit(parameters, **options)
-    return torch.optim.AdamW(parameters, fused=parameters[0].device.type in ("cpu", "cuda"), **options)
+    check_package(settings.optimizer)
+    try:
+        return settings.kind.make(parameters, settings.learning_rate, settings.weight_decay)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"Expected a working package {settings.kind.package} for the optimizer {settings.optimizer!r}, "
+            f"got: {error}. Install it again, or choose 'adamw'."
+        ) from error
+
+
+@contextlib.contextmanager
+def averaged(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> Iterator[None]:
+    """Return a context in which the weights are those that an optimizer learned; then, to the bit, as before.
+
+    Most move these themselves. Schedule-free ones move others, and come back to these only nearly.
+    """
+    if not settings.kind.averages:
+        yield
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = [p.detach().clone() for p in parameters]
+    try:
+        optimizer.eval()  # type: ignore[attr-defined]
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
 
 
 def text_encoder_apart(

@@ -15,7 +15,7 @@ from ..generators import generator
 from ..trainables.trainable import Trainable
 from .checkpoints import Checkpoint
 from .moving_average import MovingAverage
-from .optimizers import SHARE, make_optimizer, text_encoder_apart
+from .optimizers import SHARE, averaged, make_optimizer, text_encoder_apart
 from .plan import TrainingPlan
 
 
@@ -38,6 +38,7 @@ class RunState:
         weights, of_text = text_encoder_apart(trainable.named_parameters(), plan.optimizer)
         self.parameters = weights | of_text
         self.device = next(iter(self.parameters.values())).device
+        self.settings = plan.optimizer
         self.optimizer = make_optimizer([*weights.values()], plan.optimizer)
         if of_text:
             share = plan.optimizer.text_encoder_rate / plan.optimizer.learning_rate
@@ -61,6 +62,12 @@ class RunState:
         yield
         self.whole = True
 
+    @contextmanager
+    def learned(self) -> Iterator[None]:
+        """Return a context in which the weights are those of a result: averaged, where the plan says so."""
+        with averaged(self.optimizer, self.settings), self.average.applied():
+            yield
+
     def done(self, step: int) -> None:
         """Note that a step is complete; a checkpoint made during the next one is of this moment."""
         self.step = step
@@ -75,6 +82,7 @@ class RunState:
         tensors |= {f"preview.{step}": latents for step, latents in self.previews.items()}
         numbers: dict[str, Any] = {
             "optimizer": {},
+            "group": self._group(),
             "averaged": self.average.updates,
             "skipped": self.skipped,
             "skipped in all": self.skipped_in_all,
@@ -119,7 +127,7 @@ class RunState:
                     if given[name].shape != value.shape:
                         raise ValueError(f"{name} is {tuple(given[name].shape)} and not {tuple(value.shape)}")
                     value.copy_(given[name])
-        self._restore_moments({**parts.get("optimizer", {}), **numbers["optimizer"]})
+        self._restore_moments({**parts.get("optimizer", {}), **numbers["optimizer"]}, numbers["group"])
         self.average.updates = int(numbers["averaged"])
         self.skipped, self.skipped_in_all = int(numbers["skipped"]), int(numbers["skipped in all"])
         self.validation = {int(step): float(value) for step, value in numbers["validation"].items()}
@@ -130,10 +138,14 @@ class RunState:
         self.done(checkpoint.step)
 
     def _moments(self) -> list[dict[str, Any]]:
-        state = self.optimizer.state_dict()["state"]
-        return [state.get(index, {}) for index in range(len(self.parameters))]
+        return [self.optimizer.state.get(weight, {}) for weight in self.parameters.values()]
 
-    def _restore_moments(self, moments: dict[str, Any]) -> None:
+    def _group(self) -> dict[str, Any]:
+        """Return the numbers that an optimizer has of all weights together; Prodigy's rate is one."""
+        (group,) = self.optimizer.param_groups
+        return {key: value for key, value in group.items() if isinstance(value, int | float)}
+
+    def _restore_moments(self, moments: dict[str, Any], numbers: dict[str, Any]) -> None:
         indices = {name: index for index, name in enumerate(self.parameters)}
         state: dict[int, dict[str, Any]] = {}
         for path, value in moments.items():
@@ -143,8 +155,16 @@ class RunState:
         kinds = {(shapes[index], frozenset(each)) for index, each in state.items()}
         if len(kinds) > len({shape for shape, _ in kinds}):  # small ones may have others
             raise ValueError("other moments for some weights than for others of their shape")
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        (group,) = self.optimizer.state_dict()["param_groups"]
+        whole = self._group().keys() <= numbers.keys()
+        if not whole or not all(isinstance(value, int | float) for value in numbers.values()):
+            raise ValueError("other numbers of the optimizer")
+        self.optimizer.load_state_dict({"state": state, "param_groups": [group | numbers]})
+        for index, weight in enumerate(self.parameters.values()):  # it makes them of the dtype of the weights
+            loaded = self.optimizer.state.get(weight, {})
+            for key, value in state.get(index, {}).items():
+                if isinstance(value, Tensor) and value.dtype != loaded[key].dtype:
+                    loaded[key] = value.to(loaded[key].device)
 
     def _read_streams(self) -> dict[str, Tensor]:
         streams = {"noise": self.noise.get_state()}

@@ -181,7 +181,7 @@ class _Run:
     def result(self) -> TrainingResult:
         """Return what the run made."""
         state = self.state
-        with state.average.applied():
+        with state.learned():
             weights = self.trainable.state_dict()
         seconds = time.perf_counter() - self.began
         return TrainingResult(
@@ -279,7 +279,7 @@ class _Run:
             stack.enter_context(torch.no_grad())
             for root in self.trainable.roots:
                 stack.enter_context(evaluation_mode(root))
-            stack.enter_context(state.average.applied() if step else self.trainable.off())
+            stack.enter_context(state.learned() if step else self.trainable.off())
             if reads:
                 with _optional("The validation loss of step %d could not be read: %s", step):
                     state.validation[step] = validation_loss(

@@ -191,5 +191,5 @@ def bytes_beside_base(modules: Iterable[nn.Module], settings: WeightSettings, op
     """Return how much memory copies, gradients and moments of all weights of some modules take."""
     numbers = sum(weight.numel() for module in modules for weight in module.parameters())
     each = getattr(torch, settings.copies).itemsize
-    moments = 2 if optimizer == "adamw8bit" else 2 * each
+    moments = {"adamw8bit": 2, "adafactor": 0, "prodigy": 4 * each}.get(optimizer, 2 * each)
     return numbers * (2 * each + moments)

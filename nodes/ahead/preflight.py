@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from comfy_api.v0_0_2 import io
 
 from ...domaingallery_core.errors import DomainGalleryError, InputError
 from ...domaingallery_core.files.formats import FORMATS
+from ...domaingallery_core.run.optimizers import check_package
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.run.trainer import check_similarity
 from ...domaingallery_core.trainables.kinds import KINDS
@@ -108,7 +108,7 @@ def _check_training(foresight: Foresight, node: GraphNode) -> None:
         with at(node, foresight.here):
             plan = (_chosen_plan if node.kind == BASELINE else _plan)(foresight, node, options)
             if plan is not None:
-                _check_package(plan)
+                check_package(plan.optimizer.optimizer)
     _check_data(foresight, node, plan)
 
 
@@ -182,14 +182,6 @@ def _plan(foresight: Foresight, node: GraphNode, options: TrainingOptions) -> Tr
     own = {"subject": number("subject_weight", WEIGHT)} if method == "personalization" else {}
     given = number("steps", STEPS), number("learning_rate", RATE), number("seed", 0)
     return options.plan(method, *given, **own)
-
-
-def _check_package(plan: TrainingPlan) -> None:
-    if plan.optimizer.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            "Expected the package bitsandbytes for the optimizer 'adamw8bit', got none. "
-            "Install bitsandbytes, or choose 'adamw'."
-        )
 
 
 def _check_data(foresight: Foresight, node: GraphNode, plan: TrainingPlan | None) -> None:

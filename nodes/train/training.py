@@ -167,9 +167,21 @@ def suited(plan: TrainingPlan, family: Family) -> TrainingPlan:
 
 
 def warn_of_rate(plan: TrainingPlan, network: nn.Module) -> None:
-    """Warn of a learning rate far above what a node has by itself, for a network that is not small."""
+    """Warn of a learning rate far above what a node has by itself, for a network that is not small.
+
+    Optimizers that have rates of their own have them for networks of any size.
+    """
     weights = sum(p.numel() for p in network.parameters())
     rate, default = plan.optimizer.learning_rate, plan.method.method.learning_rate
+    name, own = plan.optimizer.optimizer, plan.optimizer.kind.rate
+    if own is not None:
+        if not own / FAR <= rate <= FAR * own:
+            log.warning(
+                "The learning rate %g is far from %g, which is usual for %s: it is %s there. "
+                "The LoRA may learn nothing, or nothing but noise.",
+                rate, own, name, "a factor" if name == "prodigy" else "a share of the weights",
+            )  # fmt: skip
+        return
     if rate > FAR * default and weights >= LARGE:
         log.warning(
             "The learning rate %g is %.0f times the paper's %g, which suits models of this size. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from said import explained, said
 
-from domaingallery_core.run.optimizers import OptimizerSettings
+from domaingallery_core.run.optimizers import OPTIMIZERS, OptimizerSettings
 from domaingallery_core.run.plan import GROUPS, TrainingPlan
 from domaingallery_core.settings import Setting
 
@@ -17,7 +17,7 @@ def test_weights_move_as_in_the_released_code_unless_it_is_said_otherwise():
         "schedule": ("constant", Setting(choices=("constant", "linear", "cosine"))),
         "warmup_steps": (0, Setting(most=100000)),
         "ema": (0.0, Setting(most=0.99999, step=0.001, digits=5)),
-        "optimizer": ("adamw", Setting(choices=("adamw", "adamw8bit"))),
+        "optimizer": ("adamw", Setting(choices=tuple(OPTIMIZERS))),
         "max_grad_norm": (1.0, Setting(above=True)),
         "weight_decay": (1e-2, Setting()),
         "text_encoder_rate": (0.0, Setting(most=1.0, step=1e-6)),

@@ -19,7 +19,7 @@ from domaingallery_core.methods import MethodSettings, noised_batch, objectives
 from domaingallery_core.model.process import Process
 from domaingallery_core.run import trainer
 from domaingallery_core.run.moving_average import MovingAverage
-from domaingallery_core.run.optimizers import learning_rate, make_optimizer, text_encoder_apart
+from domaingallery_core.run.optimizers import OPTIMIZERS, learning_rate, make_optimizer, text_encoder_apart
 from domaingallery_core.run.plan import TrainingPlan
 
 SIMPLE = TrainingPlan.of(method="plain", steps=6, learning_rate=1e-2, batch_size=4, weights=dict(prior=0))
@@ -129,14 +129,23 @@ def test_min_snr_changes_the_terms_of_eq_1_alone():
     assert plain.losses["total"][0] > weighted.losses["total"][0]
 
 
-def test_eight_bits_without_bitsandbytes_are_refused_before_the_first_step(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+@pytest.mark.parametrize("name", ["adamw8bit", "prodigy", "adamw_schedulefree"])
+def test_without_its_package_an_optimizer_is_refused_before_the_first_step(monkeypatch, name):
+    package = OPTIMIZERS[name].package
+    monkeypatch.setitem(sys.modules, package, None)
     events = []
 
-    with pytest.raises(InputError, match="Install bitsandbytes, or choose 'adamw'"):
-        run(but(PLAN, optimizer="adamw8bit"), on_step=events.append)
+    with pytest.raises(InputError, match=f"pip install {package}\\), or choose 'adamw'"):
+        run(but(SIMPLE, optimizer=name), on_step=events.append)
 
     assert not events
+
+
+def test_a_package_that_does_not_work_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prodigyopt", ModuleType("prodigyopt"))
+
+    with pytest.raises(InputError, match=r"a working package prodigyopt .* has no attribute 'Prodigy'"):
+        run(but(SIMPLE, optimizer="prodigy"))
 
 
 def test_the_optimizer_is_that_of_the_released_code_and_its_quick_form():
@@ -154,8 +163,9 @@ def test_the_optimizer_is_that_of_the_released_code_and_its_quick_form():
 
 
 class AdamW8bit(torch.optim.Optimizer):
-    """Move weights by their mean gradient. As that of bitsandbytes it counts steps in an int, and keeps other
-    moments of some weights than of others.
+    """Move weights by their mean gradient. As that of bitsandbytes it counts steps in an int, keeps other
+    moments of some weights than of others, some in another dtype than the weights, and hides these in its
+    state_dict.
     """
 
     def __init__(self, parameters, **options):
@@ -168,10 +178,16 @@ class AdamW8bit(torch.optim.Optimizer):
             for p in group["params"]:
                 state = self.state[p]
                 state["step"] = state.get("step", 0) + 1
-                state["mean"] = state.get("mean", 0) * (1 - 1 / state["step"]) + p.grad / state["step"]
+                mean = state.get("mean", torch.zeros_like(p, dtype=torch.float64))
+                state["mean"] = mean * (1 - 1 / state["step"]) + p.grad / state["step"]
                 if p.shape[0] == WIDTH:
                     state["largest"] = state["mean"].abs().max()
-                p.sub_(group["lr"] * state["mean"])
+                p.sub_((group["lr"] * state["mean"]).float())
+
+    def state_dict(self):
+        found = super().state_dict()
+        found["state"] = {index: {"hidden": dict(each)} for index, each in found["state"].items()}
+        return found
 
 
 def test_with_bitsandbytes_its_optimizer_trains_and_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
@@ -197,10 +213,15 @@ def test_with_bitsandbytes_its_optimizer_trains_and_goes_on_to_the_same_bytes(tm
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "sgd"}, "Expected optimizer to be one of adamw, adamw8bit, got 'sgd'"),
+        (
+            {"optimizer": "sgd"},
+            "optimizer to be one of adamw, adamw8bit, adafactor, prodigy, adamw_schedulefree, got 'sgd'",
+        ),
         ({"schedule": "step"}, "one of constant, linear, cosine, got 'step'"),
         ({"accumulation": 0}, "accumulation to be a whole number, at least 1"),
         ({"warmup_steps": 7}, "warmup_steps to be a whole number, at least 0 and at most 6, got 7"),
+        ({"optimizer": "adamw_schedulefree", "schedule": "cosine"}, "schedule constant and ema 0"),
+        ({"optimizer": "adamw_schedulefree", "ema": 0.9}, "got 'constant' and 0.9"),
         ({"ema": 1.0}, "ema to be a finite number, at least 0 and at most 0.99999"),
         ({"min_snr": -1.0}, "min_snr"),
         ({"precision": "float16"}, "precision to be one of"),

@@ -233,3 +233,5 @@ def test_what_they_take_is_told_before():
     assert bytes_beside_base([model, model], WeightSettings(), "adamw") == 200 * 16
     assert bytes_beside_base([model], WeightSettings(copies="bfloat16"), "adamw") == 100 * 8
     assert bytes_beside_base([model], WeightSettings(), "adamw8bit") == 100 * 10
+    assert bytes_beside_base([model], WeightSettings(), "prodigy") == 100 * 24
+    assert bytes_beside_base([model], WeightSettings(), "adafactor") == 100 * 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,10 @@ WRONG = [
     (no_names_for_it, "LoRA or a DoRA for the diffusers format, got a LoHa, which it has no names for. Save"),
     (named_run, "inside the folder output/domaingallery/checkpoints, got '../elsewhere'"),
     (two_categories, "a dataset of the categories face, house, got one without categories"),
+    (
+        change("options", optimizer="adamw_schedulefree", schedule="cosine"),
+        "the schedule constant and ema 0 for the optimizer 'adamw_schedulefree'",
+    ),
     (same_words, "other words than those of the first Domain Prompts, got 'a sks face' twice"),
 ]
 
@@ -156,3 +161,45 @@ def test_a_rate_far_from_the_papers_is_warned_of_for_models_of_its_size(nodes, c
         nodes("nodes.train.training").warn_of_rate(plan, Large(weights))
 
     assert ("60 times the paper's 5e-05" in caplog.text) == warned
+
+
+def test_an_optimizer_without_its_package_is_refused_before_anything_is_drawn(
+    nodes, errors, monkeypatch, said
+):
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    monkeypatch.setattr(nodes("nodes.ahead.preflight"), "running_outputs", lambda prompt: ["train"])
+    prompt = {
+        "here": node("DomainGalleryDataset"),
+        "options": node("DomainGalleryOptions", optimizer="prodigy"),
+        "train": node("DomainGalleryTrain", dataset=["here", 0], options=["options", 0]),
+    }
+    cls = nodes("nodes.data.dataset").DomainGalleryDataset
+    running = type("Running", (cls,), {"hidden": SimpleNamespace(prompt=prompt, unique_id="here")})
+
+    with pytest.raises(errors.InputError, match=r"pip install prodigyopt\)"):
+        encode(nodes, running)
+
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "taken", "warned"),
+    [
+        ("prodigy", 5e-5, 1.0, ""),
+        ("prodigy", 1e-4, 1e-4, "is far from 1, which is usual for prodigy: it is a factor there"),
+        ("prodigy", 0.5, 0.5, ""),
+        ("adafactor", 5e-5, 1e-2, ""),
+        ("adafactor", 1.0, 1.0, "is far from 0.01, which is usual for adafactor: it is a share"),
+        ("adamw_schedulefree", 5e-5, 5e-5, ""),
+    ],
+)
+def test_optimizers_have_rates_of_their_own(nodes, caplog, optimizer, given, taken, warned):
+    """They are taken where the node's learning rate is at its default; one that was typed stays."""
+    options = nodes("nodes.sockets").TrainingOptions(optimizer=optimizer)
+    plan = options.plan("domaingallery", 10, given, 0)
+
+    with caplog.at_level(logging.WARNING):
+        nodes("nodes.train.training").warn_of_rate(plan, Large(10**6))
+
+    assert plan.optimizer.learning_rate == taken
+    assert bool(caplog.text) == bool(warned) and warned in caplog.text
