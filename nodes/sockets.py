@@ -15,6 +15,7 @@ from ..domaingallery_core.methods import METHODS
 from ..domaingallery_core.run.plan import GROUPS, TrainingPlan, places
 from ..domaingallery_core.settings import Settings, check_keys, setting, settings_of
 from ..domaingallery_core.trainables.adapter_settings import AdapterSettings
+from .presets import PAPER, PRESETS, Preset
 
 CATEGORY = "DomainGallery"
 
@@ -117,9 +118,17 @@ class TrainingOptions:
         values: settings by name, all but those that the training nodes have; those that are not given are the
             paper's.
         weights: of loss terms, by name; those that are not given are their methods'.
+        preset: what else is left open goes by it.
     """
 
-    def __init__(self, *, weights: Mapping[str, float] | None = None, **values: Any) -> None:
+    def __init__(
+        self,
+        *,
+        weights: Mapping[str, float] | None = None,
+        preset: Preset = PRESETS[PAPER],
+        **values: Any,
+    ) -> None:
+        self.preset = preset
         known = {
             name: default
             for kind in (*GROUPS.values(), TrainingPlan)

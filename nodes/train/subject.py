@@ -7,8 +7,9 @@ from comfy_api.v0_0_2 import io
 from ...domaingallery_core.methods import METHODS
 from ..host.progress import node_id
 from ..node import Node
-from ..sockets import CATEGORY, TrainingOptions
+from ..sockets import CATEGORY
 from .inputs import option_inputs, training_inputs, training_outputs
+from .length import plan_on
 from .training import run
 
 
@@ -35,5 +36,5 @@ class DomainGallerySubject(Node):
     def execute(
         cls, model, prompts, dataset, steps, learning_rate, seed, options=None, run_options=None
     ) -> io.NodeOutput:
-        plan = (options or TrainingOptions()).plan("dreambooth_lora", steps, learning_rate, seed)
+        plan = plan_on(model, options, "dreambooth_lora", steps, learning_rate, seed)
         return run(model, prompts, dataset, plan, node_id(cls), options=run_options)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from tests.nodes import training
 from tests.nodes.data.test_several_categories import PlainVae
@@ -135,24 +133,3 @@ def test_each_node_looks_ahead_before_it_works(nodes, errors, monkeypatch, said,
         execute(nodes, running)
 
     assert said == []
-
-
-class Large(nn.Module):
-    """Have many weights and no memory."""
-
-    def __init__(self, weights):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(weights, device="meta"))
-
-
-@pytest.mark.parametrize(
-    ("rate", "weights", "warned"),
-    [(3e-3, 10**9, True), (3e-3, 10**6, False), (5e-5, 10**9, False), (4e-4, 10**9, False)],
-)
-def test_a_rate_far_from_the_papers_is_warned_of_for_models_of_its_size(nodes, caplog, rate, weights, warned):
-    plan = nodes("nodes.sockets").TrainingOptions().plan("domaingallery", 10, rate, 0)
-
-    with caplog.at_level(logging.WARNING):
-        nodes("nodes.train.training").warn_of_rate(plan, Large(weights))
-
-    assert ("60 times the paper's 5e-05" in caplog.text) == warned
