@@ -13,8 +13,8 @@ from .checks import check_value
 from .host.progress import node_id, showing_warnings
 
 _MARK = "_checks_its_inputs"
-#: What looks at the graph for the nodes that look ahead.
-looks: list[Callable[[type[io.ComfyNode]], None]] = []
+#: What looks at the graph for the nodes that look ahead, with what the one that runs is given.
+looks: list[Callable[[type[io.ComfyNode], dict[str, Any]], None]] = []
 
 
 class Node(io.ComfyNode):
@@ -44,7 +44,7 @@ def _checked(execute: Callable[..., Any]) -> Any:
             found = checked_inputs(cls, given)
             if cls.looks_ahead:
                 for look in looks:
-                    look(cls)
+                    look(cls, found)
             return execute(cls, **found)
 
     setattr(checked, _MARK, True)

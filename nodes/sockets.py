@@ -12,10 +12,10 @@ from torch import Tensor
 from ..domaingallery_core.data.examples import Examples
 from ..domaingallery_core.files.layers import LayerNames
 from ..domaingallery_core.methods import METHODS
-from ..domaingallery_core.run.optimizers import default_rate
 from ..domaingallery_core.run.plan import GROUPS, TrainingPlan, places
 from ..domaingallery_core.settings import Settings, check_keys, setting, settings_of
 from ..domaingallery_core.trainables.adapter_settings import AdapterSettings
+from .presets import PAPER, PRESETS, Preset
 
 CATEGORY = "DomainGallery"
 
@@ -118,9 +118,17 @@ class TrainingOptions:
         values: settings by name, all but those that the training nodes have; those that are not given are the
             paper's.
         weights: of loss terms, by name; those that are not given are their methods'.
+        preset: what else is left open goes by it.
     """
 
-    def __init__(self, *, weights: Mapping[str, float] | None = None, **values: Any) -> None:
+    def __init__(
+        self,
+        *,
+        weights: Mapping[str, float] | None = None,
+        preset: Preset = PRESETS[PAPER],
+        **values: Any,
+    ) -> None:
+        self.preset = preset
         known = {
             name: default
             for kind in (*GROUPS.values(), TrainingPlan)
@@ -155,8 +163,6 @@ class TrainingOptions:
     ) -> TrainingPlan:
         """Return the plan of a run of a method; `weights` are those that a node has itself.
 
-        A learning rate that is the method's default is that of the optimizer, where this has one.
-
         Args:
             own: further settings that a node has itself.
 
@@ -167,8 +173,6 @@ class TrainingOptions:
         weights = {name: given[name] for name in METHODS[method].weights}
         known = {name for group in places(METHODS[method].trains).values() for name in group}
         values = {name: value for name, value in self.values.items() if name in known} | dict(own or {})
-        if learning_rate == METHODS[method].learning_rate:
-            learning_rate = default_rate(values["optimizer"], learning_rate)
         return TrainingPlan.of(
             method, steps=steps, learning_rate=learning_rate, seed=seed, weights=weights, **values
         )

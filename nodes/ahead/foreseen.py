@@ -16,6 +16,7 @@ from ...domaingallery_core.data.images import LARGEST_SCALE, Size, bucket_sizes,
 from ...domaingallery_core.errors import DomainGalleryError, InputError, shown
 from ..data.folders import caption_of, image_files, input_folder
 from ..data.prompts import checked_words
+from ..presets import LEFT_OPEN
 from ..sockets import CategoryPrompts, DomainPrompts, TrainingOptions
 from ..train.training_options import DomainGalleryOptions
 from .prompt_graph import UNKNOWN, GraphNode, PromptGraph
@@ -85,7 +86,7 @@ class Foresight:
         return DomainPrompts(tuple(parts))
 
     def options(self, node: GraphNode) -> TrainingOptions | None:
-        """Return the options of a training, those of the LoRA that it begins with if it has none."""
+        """Return the options of a node, those of the LoRA that it begins with if it has none."""
         if self.graph.source(node, "options") is None:
             erased = self.erased(node)
             if erased is not None:
@@ -157,6 +158,9 @@ class Foresight:
         """Return how many source images a Dataset has of each category."""
         given = self._linked(node, "source_images", "DomainGallerySourceImages")
         count = self.graph.value(given, "count", UNKNOWN) if given is not None else UNKNOWN
+        if given is not None and count == LEFT_OPEN:
+            options = self.options(given)
+            count = UNKNOWN if options is None else options.preset.sources
         prompts = self.prompts(given, "prompts") if given is not None else None
         if not isinstance(count, int) or prompts is None:
             return MANY

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
 
 from ...domaingallery_core.errors import DomainGalleryError, InputError
@@ -16,6 +17,8 @@ from ...domaingallery_core.run.trainer import check_similarity
 from ...domaingallery_core.trainables.kinds import KINDS
 from ..checks import check_value
 from ..files.saving import checked_name, checked_word
+from ..host.far import far_rate
+from ..presets import LEFT_OPEN
 from ..sockets import TrainingOptions
 from ..train.baseline import SOCKETS, fields, plan_of, trained_by
 from ..train.data import check_parts, check_subject, checked_category, with_prompts
@@ -36,14 +39,17 @@ METHOD_OF = {
 SAVING = {"DomainGallerySaveLora": checked_name, "DomainGallerySaveEmbedding": checked_word}
 #: The node that trains by a method of its choice.
 BASELINE = "DomainGalleryBaseline"
-#: What a training node that is not known yet may take, as anything from 1 on goes with it.
+#: What stands for numbers of a training that are not known yet, or left open: anything goes with them.
 STEPS, RATE, WEIGHT = 100_000, 1e-4, 1.0
 
 
-def check_ahead(node: type[io.ComfyNode]) -> None:
+def check_ahead(node: type[io.ComfyNode], given: dict[str, Any]) -> None:
     """Look at the trainings after a node that runs, and at the node itself.
 
     What only running the graph tells is left to its nodes.
+
+    Args:
+        given: the inputs of the node that runs.
 
     Raises:
         InputError: one cannot work; the message begins with the node where the trouble is.
@@ -52,7 +58,10 @@ def check_ahead(node: type[io.ComfyNode]) -> None:
     if hidden is None or not hidden.prompt or hidden.unique_id not in hidden.prompt:
         return
     try:
-        check_graph(PromptGraph(hidden.prompt, running_outputs(hidden.prompt)), hidden.unique_id)
+        graph = PromptGraph(hidden.prompt, running_outputs(hidden.prompt))
+        check_graph(graph, hidden.unique_id)
+        if isinstance(model := given.get("model"), ModelPatcher):
+            warn_of_rates(graph, hidden.unique_id, model)
     except DomainGalleryError:
         raise
     except Exception:  # a graph that is not understood must run as if nobody had looked at it
@@ -87,6 +96,17 @@ def check_graph(graph: PromptGraph, here: str) -> None:
                 SAVING[node.kind](name)
         if node.kind == "DomainGallerySaveLora":
             _check_format(foresight, node)
+
+
+def warn_of_rates(graph: PromptGraph, here: str, model: ModelPatcher) -> None:
+    """Warn of learning rates, in trainings of a MODEL after a node that has it, far from what suits it."""
+    root = graph.root(graph.nodes[here], "model")
+    for node in graph.later(here):
+        if node.id == here or node.kind not in METHOD_OF or graph.root(node, "model") != root:
+            continue  # a node that trains warns of its own when it begins
+        rate = graph.value(node, "learning_rate", LEFT_OPEN)
+        if isinstance(rate, int | float) and (far := far_rate(model, METHOD_OF[node.kind], rate)):
+            log.warning("%s: %s", node, far)
 
 
 def _check_format(foresight: Foresight, node: GraphNode) -> None:
@@ -178,9 +198,12 @@ def _plan(foresight: Foresight, node: GraphNode, options: TrainingOptions) -> Tr
         value = foresight.graph.value(node, name, otherwise)
         return otherwise if value is UNKNOWN else value
 
+    def length(name: str, otherwise: float) -> Any:
+        return number(name, otherwise) or otherwise
+
     method = METHOD_OF[node.kind]
     own = {"subject": number("subject_weight", WEIGHT)} if method == "personalization" else {}
-    given = number("steps", STEPS), number("learning_rate", RATE), number("seed", 0)
+    given = length("steps", STEPS), length("learning_rate", RATE), number("seed", 0)
     return options.plan(method, *given, **own)
 
 

@@ -72,6 +72,14 @@ class PromptGraph:
         value = node.inputs.get(name)
         return (self.nodes[value[0]], value[1]) if is_link(value) else None
 
+    def root(self, node: GraphNode, name: str) -> GraphNode:
+        """Return where an input comes from, behind all nodes that have one of this name themselves."""
+        seen = {node.id}
+        while (linked := self.source(node, name)) is not None and linked[0].id not in seen:
+            node = linked[0]
+            seen.add(node.id)
+        return node
+
     def value(self, node: GraphNode, name: str, default: Any = None) -> Any:
         """Return the value of a widget, or UNKNOWN where it comes from a node that computes it."""
         linked = self.source(node, name)

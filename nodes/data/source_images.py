@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management
 import comfy.sample
@@ -20,19 +20,28 @@ from ...domaingallery_core.data.latent_cache import LatentCache
 from ...domaingallery_core.errors import InputError
 from ...domaingallery_core.fingerprints import fingerprint
 from ..files.kept import keep_within_bounds
-from ..host.families import Drawing, family_of
+from ..host.drawing import AUTOMATIC, chosen, empty_latents
+from ..host.families import family_of
+from ..host.far import far_size
 from ..host.identity import is_told, model_identity
 from ..host.pixels.encoding import at_once, check_vae, decoded
 from ..host.progress import Progress, duration, node_id
 from ..host.text import check_text_encoder
 from ..inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
 from ..node import Node
-from ..sockets import CATEGORY, CategoryPrompts, Prompts, Source, SourceLatents
+from ..presets import LEFT_OPEN
+from ..sockets import (
+    CATEGORY,
+    CategoryPrompts,
+    Options,
+    Prompts,
+    Source,
+    SourceLatents,
+    TrainingOptions,
+)
 
-#: Stands for a choice that the model makes.
-AUTOMATIC = "automatic"
-#: The smallest side of an image in latents.
-SMALLEST = 2
+log = logging.getLogger("domaingallery")
+
 #: How many images of each category are decoded to be looked at.
 SHOWN = 16
 LARGEST_BATCH = 16
@@ -62,15 +71,15 @@ class DomainGallerySourceImages(Node):
                 Prompts.Input("prompts", tooltip="From Domain Prompts; the images show its category."),
                 io.Int.Input(
                     "count",
-                    default=1000,
-                    min=1,
+                    default=LEFT_OPEN,
+                    min=LEFT_OPEN,
                     max=10000,
-                    tooltip="How many images to draw, of each category. The code of the paper draws 1000; "
-                    "200 are much quicker, and often do.",
+                    tooltip="How many images to draw, of each category. 0: what the preset says; 1000, as "
+                    "the code of the paper, without one. 200 are much quicker, and often do.",
                 ),
                 side("width"),
                 side("height"),
-                steps_input(0, "Sampling steps for each image. 0: what suits the model."),
+                steps_input(0, "Sampling steps for each image. 0: what suits the model.", least=0),
                 cfg_input("Guidance scale. 0: what suits the model; 7.5 is the paper's.", default=0.0),
                 sampler_input(AUTOMATIC, "The sampling method, as in KSampler, or what suits the model."),
                 scheduler_input(AUTOMATIC, "How noise levels are spaced, or what suits the model."),
@@ -83,6 +92,11 @@ class DomainGallerySourceImages(Node):
                     "memory of the device allows.",
                 ),
                 seed_input("The first image has this seed, the next the following one, and so on."),
+                Options.Input(
+                    "options",
+                    optional=True,
+                    tooltip="From Training Options: how many images its preset says.",
+                ),
             ],
             outputs=[
                 Source.Output(
@@ -101,11 +115,15 @@ class DomainGallerySourceImages(Node):
 
     @classmethod
     def execute(
-        cls, model, vae, prompts, count, width, height, steps, cfg, sampler_name, scheduler, batch_size, seed
-    ) -> io.NodeOutput:
+        cls, model, vae, prompts, count, width, height, steps, cfg, sampler_name, scheduler, batch_size, seed,
+        options=None,
+    ) -> io.NodeOutput:  # fmt: skip
         check_vae(model, vae)
         drawing = family_of(model).drawing
+        count = count or (options or TrainingOptions()).preset.sources
         width, height = width or drawing.size, height or drawing.size
+        if far := far_size(model, width, height):
+            log.warning(far)
         sampling = chosen(drawing, steps=steps, cfg=cfg, sampler_name=sampler_name, scheduler=scheduler)
         steps, parts = sampling["steps"], prompts.categories
         progress = Progress(node_id(cls), len(parts) * count * steps)
@@ -130,16 +148,6 @@ class DomainGallerySourceImages(Node):
             f"({sampling['scheduler']}) at cfg {sampling['cfg']:g}"
         )
         return io.NodeOutput(sources, shown)
-
-
-def chosen(drawing: Drawing, *, steps: int, cfg: float, sampler_name: str, scheduler: str) -> dict[str, Any]:
-    """Return how to sample, with what suits the model in the place of what is left to it."""
-    return {
-        "steps": steps or drawing.steps,
-        "cfg": cfg or drawing.cfg,
-        "sampler_name": drawing.sampler if sampler_name == AUTOMATIC else sampler_name,
-        "scheduler": drawing.scheduler if scheduler == AUTOMATIC else scheduler,
-    }
 
 
 def fitting_batch(model: ModelPatcher, latents: Tensor) -> int:
@@ -172,23 +180,6 @@ def cache_of(
     }
     key = fingerprint(decisive)[:32]
     return LatentCache(Path(folder_paths.get_output_directory(), "domaingallery", "source", key))
-
-
-def empty_latents(model, count: int, width: int, height: int) -> Tensor:
-    """Return zeros of the shape (N C H W) that a model draws images of this size from.
-
-    Raises:
-        InputError: the images would be smaller than a latent.
-    """
-    form = model.get_model_object("latent_format")
-    ratio = form.spacial_downscale_ratio
-    if min(width, height) < SMALLEST * ratio:
-        raise InputError(
-            f"Expected images of at least {SMALLEST * ratio} pixels for this model, got {width} x {height}. "
-            "Enter a larger size, or 0 for what suits the model."
-        )
-    latents = torch.zeros(count, form.latent_channels, height // ratio, width // ratio)
-    return latents.unsqueeze(2) if form.latent_dimensions == 3 else latents
 
 
 def draw(

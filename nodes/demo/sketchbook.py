@@ -23,6 +23,8 @@ from torch import Tensor
 
 from ...domaingallery_core.sketchbook.pixels import CHANNELS, PATCH, PixelCodec
 from ...domaingallery_core.sketchbook.weights import Weights, token_table
+from ..host.families import Drawing
+from ..host.families.unet import StableDiffusionV
 
 TEXT_WIDTH = 128
 TEXT_LENGTH = 24
@@ -85,6 +87,24 @@ class SketchbookConfig(comfy.supported_models_base.BASE):
 
     def inpaint_model(self):
         return False
+
+
+class Sketchbook(StableDiffusionV):
+    """The demo model as a family of its own: small images, little guidance, large steps."""
+
+    name = "sketchbook"
+    drawing = Drawing(
+        size=64, steps=10, cfg=1.8, scheduler="normal", origin="the demo, which measures what they draw"
+    )
+    lengths: ClassVar[dict[str, tuple[int, float]]] = {
+        "erasure": (170, 6e-3),
+        "domaingallery": (120, 2e-3),
+        "personalization": (170, 3e-3),
+        "dreambooth_lora": (200, 8e-3),
+    }
+
+    def recognises(self, base: comfy.model_base.BaseModel) -> bool:
+        return isinstance(base.model_config, SketchbookConfig)
 
 
 class SketchbookTextModel(comfy.sd1_clip.SDClipModel):

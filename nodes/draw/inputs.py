@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
+from ..host.drawing import AUTOMATIC
 from ..inputs import sampler_input, scheduler_input, seed_input, steps_input
 from ..sockets import Prompts
 from .guidance import MODES
@@ -53,12 +54,21 @@ def enhancement_input() -> io.Input:
     )
 
 
-def sampler_inputs() -> list[io.Input]:
+def sampler_inputs(*, follows: bool = False) -> list[io.Input]:
+    """Return the inputs of a sampler.
+
+    Args:
+        follows: whether numbers of 0, choices of "automatic" and no latent stand for what suits the model.
+    """
+    also = (AUTOMATIC,) if follows else ()
+    own, none = (f" {each}: what suits the model." if follows else "" for each in (AUTOMATIC, 0))
     return [
         seed_input("The seed of the noise."),
-        steps_input(50, "Sampling steps. 50 are the paper's."),
-        sampler_input("ddim", "The sampling method. ddim is the paper's."),
-        scheduler_input("ddim_uniform", "How noise levels are spaced. ddim_uniform goes with ddim."),
+        steps_input(50, f"Sampling steps. 50 are the paper's.{none}", least=0 if follows else 1),
+        sampler_input("ddim", f"The sampling method. ddim is the paper's.{own}", *also),
+        scheduler_input(
+            "ddim_uniform", f"How noise levels are spaced. ddim_uniform goes with ddim.{own}", *also
+        ),
         io.Float.Input(
             "denoise",
             default=1.0,
@@ -68,7 +78,10 @@ def sampler_inputs() -> list[io.Input]:
             tooltip="Below 1, part of the given latent image is kept.",
         ),
         io.Latent.Input(
-            "latent_image", tooltip="The latent to start from, for example from Empty Latent Image."
+            "latent_image",
+            optional=follows,
+            tooltip="The latent to start from, for example from Empty Latent Image."
+            + (" Without one, an image of the size that suits the model is drawn." if follows else ""),
         ),
     ]
 

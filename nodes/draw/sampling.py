@@ -17,9 +17,11 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ...domaingallery_core.errors import InputError, shown
+from ..host.drawing import chosen, empty_latents
+from ..host.families import family_of
 from ..host.progress import node_id, say
 from ..host.text import check_text_encoder
-from ..inputs import cfg_input
+from ..inputs import CFG, cfg_input
 from ..node import Node
 from ..sockets import CATEGORY, Conditioning, DomainPrompts
 from .conditionings import check_encoder, lacks_lora
@@ -249,8 +251,9 @@ class DomainGalleryKSampler(Node):
             description="KSampler with attribute enhancement. With mode none it draws what KSampler draws.",
             search_aliases=["sampler", *ALIASES],
             inputs=[
-                model_input(), *prompt_inputs(), prompts_input(), mode_input(NONE), cfg_input(),
-                enhancement_input(), *sampler_inputs(), base_input(), *limit_inputs(),
+                model_input(), *prompt_inputs(), prompts_input(), mode_input(NONE),
+                cfg_input(f"{CFG} 0: what suits the model."), enhancement_input(),
+                *sampler_inputs(follows=True), base_input(), *limit_inputs(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The result, for VAE Decode.")],
             hidden=[io.Hidden.unique_id],
@@ -259,13 +262,17 @@ class DomainGalleryKSampler(Node):
     @classmethod
     def execute(
         cls, model, positive, negative, mode, cfg, enhancement,
-        seed, steps, sampler_name, scheduler, denoise, latent_image, prompts=None, base=None,
+        seed, steps, sampler_name, scheduler, denoise, latent_image=None, prompts=None, base=None,
         start_percent=0.0, end_percent=1.0, rescale=0.0,
     ) -> io.NodeOutput:  # fmt: skip
+        drawing = family_of(model).drawing
+        by = chosen(drawing, steps=steps, cfg=cfg, sampler_name=sampler_name, scheduler=scheduler)
+        if latent_image is None:
+            latent_image = {"samples": empty_latents(model, 1, drawing.size, drawing.size)}
         guider = make_guider(
-            model, positive, negative, prompts, mode, cfg, enhancement, base=base,
+            model, positive, negative, prompts, mode, by["cfg"], enhancement, base=base,
             start=start_percent, end=end_percent, rescale=rescale, node=node_id(cls),
         )  # fmt: skip
-        sigmas = schedule(model, steps, sampler_name, scheduler, denoise)
-        callback = latent_preview.prepare_callback(guider.model_patcher, steps)
-        return io.NodeOutput(sample(guider, sampler_name, sigmas, latent_image, seed, callback))
+        sigmas = schedule(model, by["steps"], by["sampler_name"], by["scheduler"], denoise)
+        callback = latent_preview.prepare_callback(guider.model_patcher, by["steps"])
+        return io.NodeOutput(sample(guider, by["sampler_name"], sigmas, latent_image, seed, callback))

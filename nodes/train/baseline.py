@@ -11,6 +11,7 @@ from ...domaingallery_core.errors import InputError
 from ...domaingallery_core.methods import METHODS
 from ...domaingallery_core.methods.domainstudio import LOOKING, STYLE
 from ...domaingallery_core.methods.terms import PRIOR
+from ...domaingallery_core.run.optimizers import default_rate
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.trainables.tokens import TokenSettings
 from ...domaingallery_core.trainables.weights import WeightSettings
@@ -182,7 +183,10 @@ def plan_of(
     if "word" in given:
         given["word"] = given["word"].strip() or prompts.first.category
     own = {name: value for name, value in given.items() if value is not None}
-    return (options or TrainingOptions()).plan(name, steps, learning_rate, seed, own=own, **weights)
+    options = options or TrainingOptions()
+    if learning_rate == METHODS[name].learning_rate:  # as it is where nobody typed one
+        learning_rate = default_rate(options.values["optimizer"], learning_rate)
+    return options.plan(name, steps, learning_rate, seed, own=own, **weights)
 
 
 def trained_by(plan: TrainingPlan, prompts: DomainPrompts, clip: Any) -> Trained:

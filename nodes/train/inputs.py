@@ -6,12 +6,13 @@ from comfy_api.v0_0_2 import io
 
 from ...domaingallery_core.methods import Method
 from ..inputs import seed_input
+from ..presets import LEFT_OPEN
 from ..sockets import Dataset, Options, Prompts, Run
 
 
 def training_inputs(method: Method, origin: str = "the paper's") -> list[io.Input]:
-    """Return the inputs that all training nodes begin with; `origin` says whose the defaults are."""
-    return [*data_inputs(), *length_inputs(method, origin), training_seed_input()]
+    """Return the inputs that all training nodes begin with; `origin` says whose numbers are the method's."""
+    return [*data_inputs(), *left_open(length_inputs(method, origin)), training_seed_input()]
 
 
 def data_inputs() -> list[io.Input]:
@@ -40,6 +41,14 @@ def length_inputs(method: Method, origin: str) -> list[io.Input]:
             "small models need more.",
         ),
     ]
+
+
+def left_open(inputs: list[io.Input]) -> list[io.Input]:
+    """Return inputs of numbers that begin with 0, which leaves them to the model and the preset."""
+    for part in inputs:
+        part.default, part.min = LEFT_OPEN, LEFT_OPEN
+        part.tooltip = f"{part.tooltip} 0: what suits the model, as much of it as the preset says."
+    return inputs
 
 
 def training_seed_input() -> io.Input:

@@ -10,6 +10,7 @@ from ..node import Node
 from ..sockets import CATEGORY, Dataset, Prompts
 from .data import check_subject
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
+from .length import plan_on
 from .training import run, starting_weights
 
 
@@ -59,7 +60,7 @@ class DomainGalleryPersonalize(Node):
     ) -> io.NodeOutput:  # fmt: skip
         check_subject(prompts, subject_prompts, subject_dataset)
         start, options = starting_weights(model, erased, options)
-        plan = options.plan("personalization", steps, learning_rate, seed, subject=subject_weight)
+        plan = plan_on(model, options, "personalization", steps, learning_rate, seed, subject=subject_weight)
         return run(
             model, prompts, dataset, plan, node_id(cls), start, run_options,
             subject=(subject_prompts, subject_dataset),

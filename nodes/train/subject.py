@@ -7,8 +7,9 @@ from comfy_api.v0_0_2 import io
 from ...domaingallery_core.methods import METHODS
 from ..host.progress import node_id
 from ..node import Node
-from ..sockets import CATEGORY, TrainingOptions
+from ..sockets import CATEGORY
 from .inputs import option_inputs, training_inputs, training_outputs
+from .length import plan_on
 from .text_encoder import text_encoder_input, trained_adapter
 from .training import run
 
@@ -41,6 +42,6 @@ class DomainGallerySubject(Node):
         cls, model, prompts, dataset, steps, learning_rate, seed, options=None, run_options=None,
         text_encoder=None,
     ) -> io.NodeOutput:  # fmt: skip
-        plan = (options or TrainingOptions()).plan("dreambooth_lora", steps, learning_rate, seed)
+        plan = plan_on(model, options, "dreambooth_lora", steps, learning_rate, seed)
         trained = trained_adapter(text_encoder, prompts)
         return run(model, prompts, dataset, plan, node_id(cls), options=run_options, trained=trained)

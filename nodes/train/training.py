@@ -10,7 +10,7 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...domaingallery_core.data.parts import Role
 from ...domaingallery_core.errors import AdapterError, shown
@@ -29,6 +29,7 @@ from ..files.kept import keep_within_bounds
 from ..host.closing import kept_at_exit
 from ..host.families import Family, family_of
 from ..host.families.names import key_map
+from ..host.far import far_rate
 from ..host.identity import model_identity
 from ..host.model import HostDenoiser, training
 from ..host.network.memory import gradient_checkpointing, precision
@@ -50,6 +51,7 @@ from ..sockets import (
 )
 from .data import Pair, check_parts, checked_category, training_parts, with_prompts
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
+from .length import plan_on
 from .live import Live, attempt, plot_image, preview_columns, preview_image
 from .metadata import metadata, of_data, of_model, thumbnail
 from .run_options import checkpoints_of, monitor_of
@@ -57,11 +59,6 @@ from .text_encoder import learning_layers, text_encoder_input, trained_adapter
 from .trained import Trained, TrainedAdapter
 
 log = logging.getLogger("domaingallery")
-
-#: Networks of so many weights take about the rate of Stable Diffusion; smaller ones need more.
-LARGE = 100_000_000
-#: How many times a method's own learning rate passes without a word.
-FAR = 10
 
 LEFT_OUT = (
     "Of the LoRA to begin with, %d names are of no layer that learns here and are left out, such as %s."
@@ -101,7 +98,8 @@ def run(
     names, loads = family.names(model.model) | trained.names(), key_map(model.model) | trained.loads()
     live = Live(node, model, plan.optimizer.steps)
     plan = suited(plan, family)
-    warn_of_rate(plan, model.model.diffusion_model)
+    if far := far_rate(model, plan.method.name, plan.optimizer.learning_rate, plan.optimizer.optimizer):
+        log.warning(far)
     live.progress.say("looking at the model")
     base = model_identity(model)
     live.progress.say("loading the model")
@@ -132,6 +130,7 @@ def run(
                     monitor=monitor_of(options), enough=stack.enter_context(stoppable(node)),
                 )  # fmt: skip
                 tensors = trained.result(trainable, result.state_dict)
+                cost = report(plan, result, trainable, tensors)
             columns = preview_columns(model, dataset.vae, result)
             said = metadata(prompts, plan, identity, result.steps, subject and subject[0])
             said |= of_model(model) | of_data(model, pairs, plan) | trained.metadata(plan)
@@ -141,8 +140,7 @@ def run(
             )
             pictures = plot_image(result), preview_image(columns)
             live.told(summary(result, plan), done=result.steps == plan.optimizer.steps)
-            said_of = report(plan, result, trainable, tensors)
-            output = io.NodeOutput(lora, loss_map(result), *pictures, said_of, ui=interface(result, plan))
+            output = io.NodeOutput(lora, loss_map(result), *pictures, cost, ui=interface(result, plan))
             # What was trained stays on the disk until nothing is left that could fail.
             if result.steps == plan.optimizer.steps:
                 attempt("room on the disk, without the checkpoints", checkpoints.finish)
@@ -164,30 +162,6 @@ def suited(plan: TrainingPlan, family: Family) -> TrainingPlan:
     log.warning("The similarity term is switched off: this kind of model has no features to compare.")
     weights = {**plan.method.weights, "similarity": 0.0}
     return replace(plan, method=replace(plan.method, weights=weights))
-
-
-def warn_of_rate(plan: TrainingPlan, network: nn.Module) -> None:
-    """Warn of a learning rate far above what a node has by itself, for a network that is not small.
-
-    Optimizers that have rates of their own have them for networks of any size.
-    """
-    weights = sum(p.numel() for p in network.parameters())
-    rate, default = plan.optimizer.learning_rate, plan.method.method.learning_rate
-    name, own = plan.optimizer.optimizer, plan.optimizer.kind.rate
-    if own is not None:
-        if not own / FAR <= rate <= FAR * own:
-            log.warning(
-                "The learning rate %g is far from %g, which is usual for %s: it is %s there. "
-                "The LoRA may learn nothing, or nothing but noise.",
-                rate, own, name, "a factor" if name == "prodigy" else "a share of the weights",
-            )  # fmt: skip
-        return
-    if rate > FAR * default and weights >= LARGE:
-        log.warning(
-            "The learning rate %g is %.0f times the paper's %g, which suits models of this size. "
-            "The LoRA may draw nothing but noise.",
-            rate, rate / default, default,
-        )  # fmt: skip
 
 
 def loss_map(result: TrainingResult) -> dict[str, list[float]]:
@@ -321,7 +295,7 @@ class DomainGalleryErase(Node):
         cls, model, prompts, dataset, steps, learning_rate, seed, options=None, run_options=None,
         subject_prompts=None, subject_dataset=None,
     ) -> io.NodeOutput:  # fmt: skip
-        plan = (options or TrainingOptions()).plan("erasure", steps, learning_rate, seed)
+        plan = plan_on(model, options, "erasure", steps, learning_rate, seed)
         also = None
         if subject_prompts is not None:
             also = subject_prompts, checked_category(subject_prompts, subject_dataset, prompts, dataset)
@@ -365,6 +339,6 @@ class DomainGalleryTrain(Node):
         text_encoder=None,
     ) -> io.NodeOutput:  # fmt: skip
         start, options = starting_weights(model, erased, options, text_encoder)
-        plan = options.plan("domaingallery", steps, learning_rate, seed)
+        plan = plan_on(model, options, "domaingallery", steps, learning_rate, seed)
         trained = trained_adapter(text_encoder, prompts, start)
         return run(model, prompts, dataset, plan, node_id(cls), options=run_options, trained=trained)

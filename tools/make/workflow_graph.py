@@ -17,7 +17,7 @@ NOTE = "MarkdownNote"
 NOTE_WIDTH = 420
 BLOCK = re.compile(r"[#|]|- |\d+\. ")  # begins a heading, a table row, a list entry
 AUTOGROW = "COMFY_AUTOGROW_V3"
-FILES = {"lora_name", "ckpt_name"}  # choices that depend on what is on a disk
+FILES = {"lora_name", "ckpt_name", "folder"}  # choices that depend on what is on a disk
 
 GREEN, BLUE, BROWN, PURPLE, GREY = (
     ("#232", "#353"), ("#223", "#335"), ("#432", "#653"), ("#323", "#535"), ("#222", "#333"),
@@ -68,6 +68,7 @@ class Graph:
     Args:
         info: the host's answer to /object_info.
         version: the pack's.
+        checks_links: whether required inputs must be linked.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Graph:
     version: str
     nodes: list[Node] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
+    checks_links: bool = True
 
     def node(
         self,
@@ -106,7 +108,8 @@ class Graph:
             known = sorted(sockets.keys() | widgets)
             raise GraphError(f"{type} has no input {sorted(unknown)}; it has {known}")
         links = {name: value for name, value in inputs.items() if isinstance(value, Socket)}
-        if missing := [n for n, optional in sockets.items() if not optional and n not in links]:
+        missing = [n for n, optional in sockets.items() if not optional and n not in links]
+        if missing and self.checks_links:
             raise GraphError(f"{type} ({title}): required inputs {missing} are not linked")
         values = []
         for name, default in slots:
@@ -144,10 +147,13 @@ class Graph:
             for name, source in node.links.items():
                 kind = source.node.info["output"][source.slot]
                 names = [*sockets_of(node.info), *(n for n in node.links if n not in sockets_of(node.info))]
+                if subgraph := node.info.get("subgraph"):
+                    names = [entry.name for entry in subgraph.entries]
                 links.append([len(links) + 1, source.node.id, source.slot, node.id, names.index(name), kind])
                 outgoing.setdefault((source.node.id, source.slot), []).append(len(links))
                 incoming[name] = len(links)
             incoming_of.append(incoming)
+        subgraphs = {node.type: node.info["subgraph"] for node in self.nodes if "subgraph" in node.info}
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"domaingallery/{self.name}")),
             "revision": 0,
@@ -159,6 +165,11 @@ class Graph:
             ],
             "links": links,
             "groups": [frame(i, group) for i, group in enumerate((g for g in self.groups if g.title), 1)],
+            **(
+                {"definitions": {"subgraphs": [s.definition() for s in subgraphs.values()]}}
+                if subgraphs
+                else {}
+            ),
             "config": {},
             "extra": {"ds": {"scale": 0.6, "offset": [60, 120]}},
             "version": 0.4,
@@ -177,6 +188,13 @@ class Graph:
             kind = specs[name][0]
             kind = "COMBO" if isinstance(kind, list) else kind
             inputs.append({"name": name, "type": kind, "widget": {"name": name}, "link": incoming[name]})
+        if subgraph := node.info.get("subgraph"):  # has all of its inputs here, in their order
+            known = {entry["name"]: entry for entry in inputs}
+            inputs = [
+                known.get(e.name, {"name": e.name, "type": e.kind, "widget": {"name": e.name}, "link": None})
+                | ({"label": e.label} if e.label else {})
+                for e in subgraph.entries
+            ]
         result: dict[str, Any] = {
             "id": node.id,
             "type": node.type,
@@ -205,6 +223,8 @@ class Graph:
         """Return what "install missing nodes" reads."""
         if node.type == NOTE:
             return {}
+        if "subgraph" in node.info:
+            return {"cnr_id": "domaingallery", "ver": self.version}
         ours = node.type.startswith(PACK_PREFIX)
         return {
             "cnr_id": "domaingallery" if ours else "comfy-core",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ....domaingallery_core.errors import InputError
 from ....domaingallery_core.files.layers import LayerNames
+from ....domaingallery_core.methods import METHODS
 from ....domaingallery_core.trainables.adapters import TARGETS
 from .names import DIFFUSION_MODEL, key_map, layer_names
 
@@ -49,6 +50,7 @@ class Family:
         targets: named sets of layers that learn, as patterns of whole names; "attention" is what learns by
             default.
         drawing: how its source images are drawn by default.
+        lengths: steps and learning rate by the name of a method, where they are not the method's own.
         guidance: what a network that reads a guidance scale is trained at; None for the host's own.
         text: the name of the layer that reads the text encoder; "" where it cannot be told.
         compares: whether it has features for Eq. 4.
@@ -58,6 +60,7 @@ class Family:
     name: ClassVar[str] = "plain"
     targets: ClassVar[Mapping[str, tuple[str, ...]]] = TARGETS
     drawing: ClassVar[Drawing] = Drawing(origin="the paper, but for the sampler")
+    lengths: ClassVar[Mapping[str, tuple[int, float]]] = {}
     guidance: ClassVar[float | None] = None
     text: ClassVar[str] = ""
     compares: ClassVar[bool] = False
@@ -69,6 +72,11 @@ class Family:
     def recognises(self, base: BaseModel) -> bool:
         """Tell whether a model is of this family."""
         return True
+
+    def length(self, method: str) -> tuple[int, float]:
+        """Return steps and learning rate of a method that suit the family."""
+        own = METHODS[method]
+        return self.lengths.get(method, (own.steps, own.learning_rate))
 
     def features(self, model: ModelPatcher, patches: Patches, evaluate: Evaluate) -> list[Tensor]:
         """Return what Eq. 4 compares, each B C H W, from one evaluation; nothing after them need be computed.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from tests.nodes import training
 from tests.nodes.data.test_several_categories import PlainVae
@@ -142,27 +140,6 @@ def test_each_node_looks_ahead_before_it_works(nodes, errors, monkeypatch, said,
     assert said == []
 
 
-class Large(nn.Module):
-    """Have many weights and no memory."""
-
-    def __init__(self, weights):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(weights, device="meta"))
-
-
-@pytest.mark.parametrize(
-    ("rate", "weights", "warned"),
-    [(3e-3, 10**9, True), (3e-3, 10**6, False), (5e-5, 10**9, False), (4e-4, 10**9, False)],
-)
-def test_a_rate_far_from_the_papers_is_warned_of_for_models_of_its_size(nodes, caplog, rate, weights, warned):
-    plan = nodes("nodes.sockets").TrainingOptions().plan("domaingallery", 10, rate, 0)
-
-    with caplog.at_level(logging.WARNING):
-        nodes("nodes.train.training").warn_of_rate(plan, Large(weights))
-
-    assert ("60 times the paper's 5e-05" in caplog.text) == warned
-
-
 def test_an_optimizer_without_its_package_is_refused_before_anything_is_drawn(
     nodes, errors, monkeypatch, said
 ):
@@ -180,26 +157,3 @@ def test_an_optimizer_without_its_package_is_refused_before_anything_is_drawn(
         encode(nodes, running)
 
     assert said == []
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "given", "taken", "warned"),
-    [
-        ("prodigy", 5e-5, 1.0, ""),
-        ("prodigy", 1e-4, 1e-4, "is far from 1, which is usual for prodigy: it is a factor there"),
-        ("prodigy", 0.5, 0.5, ""),
-        ("adafactor", 5e-5, 1e-2, ""),
-        ("adafactor", 1.0, 1.0, "is far from 0.01, which is usual for adafactor: it is a share"),
-        ("adamw_schedulefree", 5e-5, 5e-5, ""),
-    ],
-)
-def test_optimizers_have_rates_of_their_own(nodes, caplog, optimizer, given, taken, warned):
-    """They are taken where the node's learning rate is at its default; one that was typed stays."""
-    options = nodes("nodes.sockets").TrainingOptions(optimizer=optimizer)
-    plan = options.plan("domaingallery", 10, given, 0)
-
-    with caplog.at_level(logging.WARNING):
-        nodes("nodes.train.training").warn_of_rate(plan, Large(10**6))
-
-    assert plan.optimizer.learning_rate == taken
-    assert bool(caplog.text) == bool(warned) and warned in caplog.text

@@ -45,4 +45,4 @@ def look(fuzz: Fuzz, graph: tuple[dict[str, Any], str]) -> tuple[str, str]:
     node = SimpleNamespace(hidden=SimpleNamespace(prompt=graph[0], unique_id=graph[1]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preflight, "running_outputs", list)
-        return fuzz.ended(lambda: preflight.check_ahead(node))
+        return fuzz.ended(lambda: preflight.check_ahead(node, {}))

@@ -202,7 +202,7 @@ def test_loras_of_other_models_are_refused(nodes, errors, model, lora, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps to be a whole number from 1 to 100000, got 0"),
+        ({"steps": -1}, "steps to be a whole number from 0 to 100000, got -1"),
         ({"learning_rate": -1.0}, r"learning_rate to be a finite number from 0 to 1, got -1\.0"),
         ({"learning_rate": float("nan")}, "learning_rate to be a finite number from 0 to 1, got nan"),
     ],
@@ -248,7 +248,7 @@ class Enough(Exception):
 @pytest.mark.parametrize(("stage", "rate"), [(erase, 1e-4), (train, 5e-5), (personalize, 5e-5)])
 def test_a_rate_far_above_the_papers_is_warned_of(nodes, model, monkeypatch, caplog, said, stage, rate):
     """Each stage has a rate of its own. The node says so before it begins, and goes on saying it."""
-    monkeypatch.setattr(nodes("nodes.train.training"), "LARGE", 1000)
+    monkeypatch.setattr(nodes("nodes.host.far"), "LARGE", 1000)
 
     def begin(_):
         raise Enough
