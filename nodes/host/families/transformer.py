@@ -81,15 +81,19 @@ class Transformer(Family):
         name, implementation = self.spec
         return {"modelspec.architecture": f"{name}/lora", "modelspec.implementation": implementation}
 
-    def features(self, model: ModelPatcher, patches: Patches, evaluate: Evaluate) -> list[Tensor]:
-        """Return the tokens of the image after each block of the first half (B D tokens 1).
+    def read(self, network: nn.Module) -> list[nn.Module]:
+        """Return the blocks that Eq. 4 reads, in order: the first half (docs/families.md has other choices).
 
         Of a network that treats image and text apart at first, no more than that part is read.
         """
-        network = model.model.diffusion_model
         blocks = self.blocks(network)
         first = getattr(network, self.stacks[0]) if self.stacks else blocks
-        read = list(first)[: max(1, len(blocks) // 2)]
+        return list(first)[: max(1, len(blocks) // 2)]
+
+    def features(self, model: ModelPatcher, patches: Patches, evaluate: Evaluate) -> list[Tensor]:
+        """Return the tokens of the image after each block that is read (B D tokens 1)."""
+        network = model.model.diffusion_model
+        read = self.read(network)
         found: list[Tensor] = []
         size: list[int] = []
 
