@@ -24,6 +24,8 @@ def test_it_trains_and_the_model_is_as_it_was(nodes, model, method):
     assert same(before, weights_of(model))
     assert "got a LoRA" in result[4].message
     assert json.loads(result[0].metadata["domaingallery.plan"])["method"]["name"].startswith("dreambooth")
+    numbers = sum(t.numel() for name, t in result[0].items() if not name.endswith("alpha"))
+    assert result[5].startswith(f"{method}: ") and f", {numbers:,} numbers learned, " in result[5]
 
 
 def test_dreambooth_changes_every_weight_and_loads_by_the_stock_node_to_the_last_digit(nodes, model):
