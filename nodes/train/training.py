@@ -29,6 +29,7 @@ from ..host.families.names import key_map
 from ..host.identity import model_identity
 from ..host.model import HostDenoiser, training
 from ..host.network.memory import gradient_checkpointing, precision
+from ..host.network.offloading import bring
 from ..host.pixels.decoding import HostDecoder, vae_patcher
 from ..host.progress import duration, node_id, warned
 from ..node import Node
@@ -44,6 +45,7 @@ from ..sockets import (
     TrainingOptions,
 )
 from .data import Pair, check_parts, checked_category, training_parts, with_prompts
+from .fitting import Fit
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
 from .live import Live, attempt, plot_image, preview_columns, preview_image
 from .metadata import metadata, of_data, of_model, thumbnail
@@ -96,32 +98,37 @@ def run(
     live = Live(node, model, plan.optimizer.steps)
     plan = suited(plan, family)
     warn_of_rate(plan, model.model.diffusion_model)
+    fit = Fit(model, plan, options, [pair for some in pairs.values() for pair in some], live)
     live.progress.say("looking at the model")
     base = model_identity(model)
     live.progress.say("loading the model")
     with kept_at_exit(), ExitStack() as claim:
         try:
-            with ExitStack() as stack:
-                stack.enter_context(training(model, *beside))
-                dtype = stack.enter_context(precision(model, plan.precision))
+            with fit.advised(), ExitStack() as stack:
+                stack.enter_context(training(model, *beside, home=fit.home))
+                computing = stack.enter_context(precision(model, plan.precision))
                 denoiser = HostDenoiser(model)
                 parts = training_parts(model, denoiser, pairs, plan)
                 if plan.method.method.decodes:
                     decoder = HostDecoder(model, dataset.vae)
                     parts = [replace(part, decoder=decoder) for part in parts]
                     base |= {"VAE weights": tensors_hash(dataset.vae.first_stage_model.state_dict())}
-                stack.enter_context(gradient_checkpointing(model, options.gradient_checkpointing))
+                blocks = stack.enter_context(
+                    gradient_checkpointing(model, options.gradient_checkpointing, fit.home)
+                )
                 trainable, parts = trained.put(stack, denoiser, parts, plan)
+                if fit.home:
+                    bring(trainable, model.load_device)
                 if trained.said:
                     live.progress.say(trained.said)
-                identity = run_identity(trainable, parts, plan, base) | {"computes in": str(dtype)}
+                identity = run_identity(trainable, parts, plan, base) | {"computes in": str(computing.dtype)}
                 checkpoints = checkpoints_of(options, prompts.first.target_text, plan.method.name, identity)
                 claim.enter_context(checkpoints.claimed())
                 keep_within_bounds()  # which leaves what is claimed
                 live.checkpoints = checkpoints
                 result = train(
                     denoiser, trainable, parts, plan, live.show, checkpoints=checkpoints,
-                    monitor=monitor_of(options),
+                    monitor=monitor_of(options), fitting=fit.fitting(blocks, computing),
                 )  # fmt: skip
                 tensors = trained.result(trainable, result.state_dict)
             columns = preview_columns(model, dataset.vae, result)
