@@ -5,6 +5,7 @@ DomainGalleryError
   AdapterError    an adapter does not fit the model
   FileError       a file cannot be written, read or understood
   TrainingError   a run cannot go on
+    OutOfMemory   no memory is left for it
 
 A message says what was expected, what came, and what to do.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -45,6 +47,12 @@ class FileError(DomainGalleryError):
 
 class TrainingError(DomainGalleryError):
     """Raised when a training run cannot go on."""
+
+    __module__ = "domaingallery"
+
+
+class OutOfMemory(TrainingError, torch.OutOfMemoryError):
+    """Raised when no memory is left for a training; it is also torch's own error, which hosts know."""
 
     __module__ = "domaingallery"
 

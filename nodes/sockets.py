@@ -26,9 +26,11 @@ Options = io.Custom("DG_OPTIONS")
 Run = io.Custom("DG_RUN")
 Embedding = io.Custom("DG_EMBEDDING")
 
-#: What a run does with its checkpoints, and when blocks are computed again in the backward pass.
+#: What a run does with its checkpoints, when blocks are computed again in the backward pass, and when their
+#: weights are in system memory.
 RESUME = ("automatic", "start over")
 CHECKPOINTING = ("automatic", "on", "off")
+OFFLOAD = ("automatic", "on", "off")
 
 Conditioning = list[list[Any]]
 
@@ -217,9 +219,16 @@ class RunOptions(Settings):
     )
     gradient_checkpointing: str = setting(
         CHECKPOINTING[0],
-        "Compute each block again in the backward pass: much less memory, a third more time, the same LoRA. "
-        "automatic: on for models with more than 100 million weights.",
+        "Compute blocks again in the backward pass: much less memory, up to a third more time, the same "
+        "LoRA. automatic: as few blocks as the free memory asks for, by a trial before the first step.",
         choices=CHECKPOINTING,
+    )
+    offload: str = setting(
+        OFFLOAD[0],
+        "Keep the weights of blocks in system memory, and move each to the device while it is computed with, "
+        "for models larger than the device's memory: slower, the same LoRA. automatic: as few blocks as do "
+        "not fit.",
+        choices=OFFLOAD,
     )
 
 

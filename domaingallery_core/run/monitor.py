@@ -56,6 +56,13 @@ class Monitor:
         """Tell whether pictures are drawn after a step: every so many, at the beginning and at the end."""
         return _due(step, total, self.preview_every)
 
+    def rows(self, done: int, total: int, images: int) -> int:
+        """Return how many rows are evaluated to look at a run from a step on, with so many images to read."""
+        steps = range(done, total + 1)
+        drawn = sum(self.draws(step, total) for step in steps) * self.previews * self.preview_steps
+        read = sum(self.validates(step, total) for step in steps) * LEVELS * images
+        return drawn * (1 if self.preview_cfg == 1.0 else 2) + read
+
 
 def _due(step: int, total: int, every: int) -> bool:
     return every > 0 and (step % every == 0 or step == total)

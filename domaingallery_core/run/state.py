@@ -73,6 +73,11 @@ class RunState:
         self.step = step
         self._streams = self._read_streams()
 
+    def back(self) -> None:
+        """Go back to after the last complete step, from within one that has not changed the weights."""
+        self._write_streams(self._streams)
+        self.optimizer.zero_grad(set_to_none=True)
+
     def checkpoint(self, identity: dict[str, Any]) -> Checkpoint:
         """Return the run after its last complete step."""
         tensors: dict[str, Tensor] = {f"trained.{name}": p.detach() for name, p in self.parameters.items()}

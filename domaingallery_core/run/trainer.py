@@ -15,6 +15,8 @@ from torch import Tensor
 from ..data.parts import Batch, Part, Role, batches, read_parts
 from ..errors import DomainGalleryError, InputError, TrainingError, shown
 from ..generators import generator
+from ..memory.fitting import Fitting, out_of_memory
+from ..memory.rows import FewRows
 from ..methods import draw, objectives
 from ..methods.similarity import FEWEST_SOURCES
 from ..model.denoiser import Condition, Denoiser
@@ -24,6 +26,7 @@ from .monitor import Monitor, draw_previews, evaluation_mode, validation_loss, w
 from .optimizers import SHARE, learning_rate
 from .plan import TrainingPlan
 from .state import RunState
+from .trial import Trial
 
 log = logging.getLogger("domaingallery")
 
@@ -86,6 +89,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     monitor: Monitor | None = None,
     enough: Callable[[], bool] | None = None,
+    fitting: Fitting | None = None,
 ) -> TrainingResult:
     """Train by a plan; the same plan, data and base give the same bytes, also in several sittings.
 
@@ -97,6 +101,7 @@ def train(
         monitor: what to look at besides the losses; it changes nothing in the result.
         enough: asked after each step whether the run ends there, with what was learned; it is kept, too, and
             can go on from there.
+        fitting: how the run is fitted into memory; without it, what runs out of it ends.
 
     Raises:
         InputError: the plan needs images or prompts that are absent, or the checkpoint is of another run.
@@ -109,9 +114,14 @@ def train(
         check_similarity([part.source for part in parts if part.role == "domain"], plan)
         check_prompts(parts, plan, monitor)
         parts = [_ordinary(part, device) for part in parts]
-        run = _Run(denoiser, trainable, parts, plan, monitor, on_step, checkpoints, enough)
+        if fitting is not None:
+            denoiser = fitting.denoiser = FewRows(denoiser)
+            fitting.blocks.random = plan.dropout > 0
+        run = _Run(denoiser, trainable, parts, plan, monitor, on_step, checkpoints, enough, fitting)
         try:
             run.begin()
+            if fitting is not None:
+                fitting.begin(Trial(denoiser, trainable, parts, plan), plan.optimizer.steps - run.state.step)
             run.go()
         except BaseException as stopped:
             if not isinstance(stopped, DomainGalleryError):
@@ -133,11 +143,13 @@ class _Run:
         on_step: Callable[[StepEvent], None] | None,
         checkpoints: Checkpoints | None,
         enough: Callable[[], bool] | None,
+        fitting: Fitting | None,
     ) -> None:
-        self.began = time.perf_counter()
+        self.began = self.going = time.perf_counter()
         self.denoiser, self.trainable, self.plan = denoiser, trainable, plan
         self.monitor, self.on_step, self.checkpoints = monitor, on_step, checkpoints
         self.enough = enough or (lambda: False)
+        self.fitting = fitting
         self.state = RunState(trainable, plan)
         self.order = batches(parts, plan.data.batch_size, generator(plan.seed, "order"))
         self.start = 0
@@ -155,6 +167,7 @@ class _Run:
     def go(self) -> None:
         """Do the steps that are left, and what a stop cut short after the last one that was done."""
         plan, state = self.plan, self.state
+        self.going = time.perf_counter()
         if self._look(state.step) or state.step == plan.optimizer.steps:
             self._tell(state.step, {})
         for step in range(state.step + 1, plan.optimizer.steps + 1):
@@ -202,12 +215,36 @@ class _Run:
             stopped.add_note(lost)
 
     def _step(self, step: int) -> dict[str, float]:
-        """Do one step; return the mean of each term over its batches."""
+        """Do one step, again with less memory where it runs out; return the mean of each term."""
+        reads = [next(self.order) for _ in range(self.plan.optimizer.accumulation)]
+        while True:
+            try:
+                return self._done(step, reads)
+            except Exception as error:
+                if self.fitting is None or not self.state.whole or not out_of_memory(error):
+                    raise
+                given = error
+            # What the step held is free only once nothing knows where it was raised.
+            how = self._less(given.with_traceback(None))
+            log.warning("Memory ran out in step %d, which is done again: %s.", step, how)
+            del given
+
+    def _less(self, error: Exception) -> str:
+        """Go back to before the step, and take less memory from now on; raise the error where that is all."""
+        assert self.fitting is not None
+        self.state.back()
+        how = self.fitting.less()
+        if how is None:
+            raise error
+        return how
+
+    def _done(self, step: int, reads: Sequence[Mapping[Role, Batch]]) -> dict[str, float]:
+        """Do one step on what was read; return the mean of each term over its batches."""
         settings, state = self.plan.optimizer, self.state
         state.optimizer.zero_grad(set_to_none=True)
         found: list[dict[str, Tensor]] = []
-        for _ in range(settings.accumulation):
-            read = {role: batch.to(state.device) for role, batch in next(self.order).items()}
+        for given in reads:
+            read = {role: batch.to(state.device) for role, batch in given.items()}
             found.append(self._backward(read))
         norm = torch.nn.utils.clip_grad_norm_([*state.parameters.values()], settings.max_grad_norm)
         # The only place in a step where the host waits for the device.
@@ -303,7 +340,7 @@ class _Run:
         if self.on_step is None:
             return
         state = self.state
-        pace = (time.perf_counter() - self.began) / max(step - self.start, 1)
+        pace = (time.perf_counter() - self.going) / max(step - self.start, 1)
         rate = learning_rate(self.plan.optimizer, step) if step else 0.0
         steps = self.plan.optimizer.steps
         self.on_step(

@@ -144,22 +144,28 @@ def process_of(model: ModelPatcher) -> Process:
 
 
 @contextmanager
-def training(model: ModelPatcher, *beside: ModelPatcher) -> Iterator[torch.device]:
+def training(
+    model: ModelPatcher, *beside: ModelPatcher, home: Sequence[nn.Module] = ()
+) -> Iterator[torch.device]:
     """Let autograd through a MODEL, fully loaded with the patches it carries; afterwards it is as it was.
 
     Gives the device to train on. On a CPU nothing is copied, elsewhere only what the host would load.
 
     Args:
         beside: what a prediction goes through besides, such as a text encoder; loaded with the MODEL.
+        home: parts of the MODEL whose weights stay in system memory.
     """
     management = comfy.model_management
     patchers = (model, *beside)
     with ExitStack() as stack:
-        if dynamic := [patcher for patcher in patchers if patcher.is_dynamic()]:
+        # On a CPU a weight is at home wherever it is.
+        placed = [model] if home and not management.is_device_cpu(model.load_device) else []
+        placed += [patcher for patcher in patchers if patcher.is_dynamic() and patcher not in placed]
+        if placed:
             management.unload_all_models()
-            for patcher in dynamic:
-                stack.enter_context(resident(patcher))
-        if plain := [patcher for patcher in patchers if not patcher.is_dynamic()]:
+            for patcher in placed:
+                stack.enter_context(resident(patcher, home if patcher is model else ()))
+        if plain := [patcher for patcher in patchers if patcher not in placed]:
             _load(plain)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -177,17 +183,21 @@ def _load(patchers: list[ModelPatcher]) -> None:
     if any(patcher.model.model_lowvram for patcher in patchers):
         raise InputError(
             "Expected the whole model on the device for training, got a host that offloads it. "
-            "Start the host without --novram."
+            "Start the host without --novram, or set offload in Run Options to on."
         )
 
 
 @contextmanager
-def resident(model: ModelPatcher) -> Iterator[None]:
+def resident(model: ModelPatcher, home: Sequence[nn.Module] = ()) -> Iterator[None]:
     """Put ordinary, patched weights on the load device into a MODEL whose weights the host would stream.
 
     What is streamed into reused memory must not be kept for a backward pass. The originals come back. Nothing
     may be loaded before.
+
+    Args:
+        home: parts of it whose weights are put into system memory.
     """
+    at_home = {id(module._parameters) for part in home for module in part.modules()}
     originals: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         model.patch_model(load_weights=False)
@@ -196,7 +206,9 @@ def resident(model: ModelPatcher) -> Iterator[None]:
                 for tensors in (module._parameters, module._buffers):
                     for name, tensor in tensors.items():
                         if tensor is not None:
-                            value = _resident_tensor(model, module, prefix, name, tensor)
+                            value = _resident_tensor(
+                                model, module, prefix, name, tensor, home=id(tensors) in at_home
+                            )
                             originals.append((tensors, name, tensor))
                             tensors[name] = value
         yield
@@ -208,13 +220,15 @@ def resident(model: ModelPatcher) -> Iterator[None]:
 
 
 def _resident_tensor(
-    model: ModelPatcher, module: nn.Module, prefix: str, name: str, tensor: Tensor
+    model: ModelPatcher, module: nn.Module, prefix: str, name: str, tensor: Tensor, *, home: bool
 ) -> Tensor:
     dtype = getattr(module, f"{name}_comfy_model_dtype", None) or tensor.dtype
+    key = f"{prefix}.{name}" if prefix else name
     if tensor.is_meta:  # the host makes absent weights when they are first used
         value = torch.zeros(tensor.shape, device=model.load_device)
+    elif home and key not in model.patches and (tensor.device.type, tensor.dtype) == ("cpu", dtype):
+        return tensor  # so that there is no second copy of it
     elif isinstance(tensor, nn.Parameter):
-        key = f"{prefix}.{name}" if prefix else name
         value = model.patch_weight_to_device(
             key, device_to=model.load_device, return_weight=True, force_cast=True
         )
@@ -222,4 +236,6 @@ def _resident_tensor(
         value = tensor.to(model.load_device, copy=True)
     if type(value) in (Tensor, nn.Parameter):  # a quantised weight keeps its own type
         value = value.to(dtype)
+    if home:
+        value = value.to("cpu")
     return nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value

@@ -37,7 +37,11 @@ NO_PLOT = "Expected a plot of the losses, got none. The training node says why."
 
 
 class Live:
-    """Show a bar, a line of text, the losses and the latest pictures on a node."""
+    """Show a bar, a line of text, the losses and the latest pictures on a node.
+
+    Attributes:
+        note: what is said of the whole training, under what is said of a step.
+    """
 
     def __init__(
         self, node: str | None, model: ModelPatcher, steps: int, checkpoints: Checkpoints | None = None
@@ -45,12 +49,14 @@ class Live:
         self.progress = Progress(node, steps)
         self.model, self.checkpoints = model, checkpoints
         self.previews: dict[int, list[Image.Image]] = {}
+        self.note = ""
         self._pictured = time.perf_counter()
 
     def show(self, event: StepEvent) -> None:
         """Show a step. Raises the host's interrupt."""
         picture = attempt("the picture on the node", lambda: self._picture(event))
-        self.progress.update(event.step, step_text(event) + self._kept("\nkept in {}"), picture)
+        text = "\n".join(filter(None, (step_text(event), self.note, self._kept("kept in {}"))))
+        self.progress.update(event.step, text, picture)
 
     def _picture(self, event: StepEvent) -> tuple[str, Image.Image, int] | None:
         """Return the strip and the plot as one picture: after each preview, else every few seconds."""

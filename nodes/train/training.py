@@ -33,6 +33,7 @@ from ..host.far import far_rate
 from ..host.identity import model_identity
 from ..host.model import HostDenoiser, training
 from ..host.network.memory import gradient_checkpointing, precision
+from ..host.network.offloading import bring
 from ..host.pixels.decoding import HostDecoder, vae_patcher
 from ..host.progress import duration, node_id, warned
 from ..host.stopping import stoppable
@@ -50,6 +51,7 @@ from ..sockets import (
     TrainingOptions,
 )
 from .data import Pair, check_parts, checked_category, training_parts, with_prompts
+from .fitting import Fit
 from .inputs import erased_input, option_inputs, training_inputs, training_outputs
 from .length import plan_on
 from .live import Live, attempt, plot_image, preview_columns, preview_image
@@ -100,27 +102,30 @@ def run(
     plan = suited(plan, family)
     if far := far_rate(model, plan.method.name, plan.optimizer.learning_rate, plan.optimizer.optimizer):
         log.warning(far)
+    fit = Fit(model, plan, options, [pair for some in pairs.values() for pair in some], live)
     live.progress.say("looking at the model")
     base = model_identity(model)
     live.progress.say("loading the model")
     with kept_at_exit(), ExitStack() as claim:
         try:
-            with ExitStack() as stack:
-                stack.enter_context(training(model, *beside))
-                dtype = stack.enter_context(precision(model, plan.precision))
+            with fit.advised(), ExitStack() as stack:
+                stack.enter_context(training(model, *beside, home=fit.home))
+                computing = stack.enter_context(precision(model, plan.precision))
                 denoiser = HostDenoiser(model)
                 parts = training_parts(model, denoiser, pairs, plan)
                 if plan.method.method.decodes:
                     decoder = HostDecoder(model, dataset.vae)
                     parts = [replace(part, decoder=decoder) for part in parts]
                     base |= {"VAE weights": tensors_hash(dataset.vae.first_stage_model.state_dict())}
-                stack.enter_context(
-                    gradient_checkpointing(model, options.gradient_checkpointing, draws=plan.dropout > 0)
+                blocks = stack.enter_context(
+                    gradient_checkpointing(model, options.gradient_checkpointing, fit.home)
                 )
                 trainable, parts = trained.put(stack, denoiser, parts, plan)
+                if fit.home:
+                    bring(trainable, model.load_device)
                 if trained.said:
                     live.progress.say(trained.said)
-                identity = run_identity(trainable, parts, plan, base) | {"computes in": str(dtype)}
+                identity = run_identity(trainable, parts, plan, base) | {"computes in": str(computing.dtype)}
                 checkpoints = checkpoints_of(options, prompts.first.target_text, plan.method.name, identity)
                 claim.enter_context(checkpoints.claimed())
                 keep_within_bounds()  # which leaves what is claimed
@@ -128,6 +133,7 @@ def run(
                 result = train(
                     denoiser, trainable, parts, plan, live.show, checkpoints=checkpoints,
                     monitor=monitor_of(options), enough=stack.enter_context(stoppable(node)),
+                    fitting=fit.fitting(blocks, computing),
                 )  # fmt: skip
                 tensors = trained.result(trainable, result.state_dict)
                 cost = report(plan, result, trainable, tensors)

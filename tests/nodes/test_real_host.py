@@ -193,6 +193,7 @@ def run_options(**changes: Any) -> dict[str, Any]:
         "preview_every": 0, "preview_count": 1, "preview_steps": 2, "preview_cfg": 1.0, "validate_every": 0,
         "checkpoint_every": 0, "keep": 1, "resume": "automatic", "run_name": "",
         "gradient_checkpointing": "automatic",
+        "offload": "automatic",
     }  # fmt: skip
     return node("DomainGalleryRunOptions", **inputs | changes)
 

@@ -48,6 +48,7 @@ INPUTS = {
     "DomainGalleryRunOptions": [
         "preview_every", "preview_count", "preview_steps", "preview_cfg", "validate_every",
         "checkpoint_every", "keep", "resume", "run_name", "gradient_checkpointing",
+        "offload",
     ],
     "DomainGalleryKept": ["clear"],
     "DomainGallerySaveLora": ["lora", "name", "key_format"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,17 +26,18 @@ class _Cast:
 
 
 @contextmanager
-def cast_anew(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def cast_anew(network: nn.Module, dtype: torch.dtype) -> Iterator[Callable[[Tensor], bool]]:
     """Return a context in which what is kept of a network's weights for a backward pass is the weights alone.
 
     The host casts the weights of a layer for each call, and autograd would keep each copy: a base in float16
-    that computes in float32 would be kept once more, twice as large, for each time that it is evaluated.
+    that computes in float32 would be kept once more, twice as large, for each time that it is evaluated. The
+    context gives a function that tells whether a tensor is such a copy.
 
     Args:
         dtype: what the network computes in; where all weights are in it nothing is done.
     """
     if all(weight.dtype == dtype for weight in network.parameters()):
-        yield
+        yield lambda tensor: False
         return
     cast, layers = comfy.ops.cast_bias_weight, WeakTensorKeyDictionary()
 
@@ -46,11 +47,17 @@ def cast_anew(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             layers[found[0]] = layer
         return found
 
+    def of(tensor: Tensor) -> nn.Module | None:
+        return layers.get(tensor if tensor._base is None else tensor._base)
+
+    def passed(tensor: Tensor) -> bool:
+        return not tensor.requires_grad and of(tensor) is not None
+
     def pack(tensor: Tensor) -> Tensor | _Cast:
-        whole = tensor if tensor._base is None else tensor._base
-        layer = layers.get(whole)
+        layer = of(tensor)
         if layer is None or tensor.requires_grad:
             return tensor
+        whole = tensor if tensor._base is None else tensor._base
         shape = tensor.size(), tensor.stride(), tensor.storage_offset()
         return _Cast(layer, whole.dtype, whole.device, *shape)
 
@@ -64,6 +71,6 @@ def cast_anew(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     comfy.ops.cast_bias_weight = noted
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            yield
+            yield passed
     finally:
         comfy.ops.cast_bias_weight = cast

@@ -2,56 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
 
+from ....domaingallery_core.memory.blocks import Blocks, attribute
 from ..families import family_of
 from .casting import cast_anew
-
-#: Networks with at least so many weights are trained with gradient checkpointing unless told otherwise.
-LARGE = 100_000_000
+from .offloading import moved
 
 
 @contextmanager
-def gradient_checkpointing(model: ModelPatcher, setting: str, *, draws: bool = True) -> Iterator[None]:
-    """Return a context in which each block keeps its input alone and is computed again in the backward pass.
+def gradient_checkpointing(
+    model: ModelPatcher, setting: str, home: Sequence[nn.Module] = ()
+) -> Iterator[Blocks]:
+    """Return a context in which blocks of a MODEL may keep their input alone, and be computed again.
 
-    Gradients are the same. "automatic" is on for networks with at least LARGE weights.
+    Gradients are the same. "on" is for all blocks; with "automatic" none is, until a run chooses some.
 
     Args:
-        draws: whether a block draws random numbers, which are kept to be drawn again.
+        home: blocks whose weights are in system memory. They come to the device while they are computed with,
+            and are computed again in any case: autograd would hold what was moved.
     """
-    network = model.model.diffusion_model
-    large = sum(parameter.numel() for parameter in network.parameters()) >= LARGE
-    if setting == "off" or (setting == "automatic" and not large):
-        yield
-        return
-    with ExitStack() as stack:
-        for block in family_of(model).blocks(network):
-            stack.enter_context(attribute(block, "forward", _checkpointed(block.forward, draws)))
-        yield
+    blocks = Blocks(family_of(model).blocks(model.model.diffusion_model))
+    own = {id(block) for block in home}
+    blocks.always = frozenset(number for number, block in enumerate(blocks.modules) if id(block) in own)
+    blocks.again = blocks.all if setting == "on" else blocks.always
+    with moved(home, model.load_device), blocks.in_place():
+        yield blocks
 
 
-def _checkpointed(forward: Callable[..., Any], draws: bool) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        # The host changes these options as it goes from block to block.
-        kwargs = {name: dict(v) if isinstance(v, dict) else v for name, v in kwargs.items()}
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=draws, **kwargs)
+@dataclass(frozen=True, slots=True, eq=False)
+class Computing:
+    """Say what a MODEL computes in.
 
-    return run
+    Attributes:
+        passed: tells whether a tensor is a copy of a weight, which is not kept for a backward pass.
+    """
+
+    dtype: torch.dtype
+    passed: Callable[[Tensor], bool]
 
 
 @contextmanager
-def precision(model: ModelPatcher, wanted: str) -> Iterator[torch.dtype]:
+def precision(model: ModelPatcher, wanted: str) -> Iterator[Computing]:
     """Return a context in which a MODEL computes in a dtype: "float32", "bfloat16" or what suits it.
 
     "automatic" is what the host computes in, but never float16, whose gradients overflow: that becomes
@@ -68,8 +67,7 @@ def precision(model: ModelPatcher, wanted: str) -> Iterator[torch.dtype]:
         if dtype != base.get_dtype_inference():
             stack.enter_context(attribute(base, "manual_cast_dtype", dtype))
             stack.enter_context(casts_weights(base.diffusion_model))
-        stack.enter_context(cast_anew(base.diffusion_model, dtype))
-        yield dtype
+        yield Computing(dtype, stack.enter_context(cast_anew(base.diffusion_model, dtype)))
 
 
 @contextmanager
@@ -80,17 +78,3 @@ def casts_weights(network: nn.Module) -> Iterator[None]:
             if getattr(module, "comfy_cast_weights", None) is False:
                 stack.enter_context(attribute(module, "comfy_cast_weights", True))
         yield
-
-
-@contextmanager
-def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Return a context in which one object has an attribute; what it had comes back, also if it had none."""
-    had, before = name in owner.__dict__, owner.__dict__.get(name)
-    try:
-        owner.__dict__[name] = value
-        yield
-    finally:
-        if had:
-            owner.__dict__[name] = before
-        else:
-            owner.__dict__.pop(name, None)

@@ -100,9 +100,9 @@ def test_the_bench_sees_what_is_broken(nodes, bench, monkeypatch):
     )
     assert "it went on without a word" in found
 
-    def changing(model, options):
+    def changing(model, *options):
         model.model_options["left"] = options
-        return checkpointing(model, options)
+        return checkpointing(model, *options)
 
     checkpointing = training.gradient_checkpointing
     found = broken_by(bench, monkeypatch, training, "gradient_checkpointing", changing)

@@ -250,7 +250,7 @@ def test_a_rate_far_above_the_papers_is_warned_of(nodes, model, monkeypatch, cap
     """Each stage has a rate of its own. The node says so before it begins, and goes on saying it."""
     monkeypatch.setattr(nodes("nodes.host.far"), "LARGE", 1000)
 
-    def begin(_):
+    def begin(_, **__):
         raise Enough
 
     monkeypatch.setattr(nodes("nodes.train.training"), "training", begin)
