@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,13 +10,10 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..files.formats.comfyui import TEXT
 from ..settings import Settings, check_number, setting
 
 Optimizer = Literal["adamw", "adamw8bit"]
 Schedule = Literal["constant", "linear", "cosine"]
-#: What part of the learning rate a group of parameters takes, where it is not all.
-SHARE = "share"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +83,6 @@ def make_optimizer(parameters: list[nn.Parameter], settings: OptimizerSettings) 
             ) from error
         return AdamW8bit(parameters, **options)
     return torch.optim.AdamW(parameters, fused=parameters[0].device.type in ("cpu", "cuda"), **options)
-
-
-def text_encoder_apart(
-    parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings
-) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Return parameters without, and those with, a learning rate of a text encoder's own."""
-    own = {name: p for name, p in parameters.items() if settings.text_encoder_rate and name.startswith(TEXT)}
-    return {name: p for name, p in parameters.items() if name not in own}, own
 
 
 def learning_rate(settings: OptimizerSettings, step: int) -> float:
