@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,12 +14,9 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..files.formats.comfyui import TEXT
 from ..settings import Settings, check_number, setting
 
 Schedule = Literal["constant", "linear", "cosine"]
-#: What part of the learning rate a group of parameters takes, where it is not all.
-SHARE = "share"
 
 
 Make = Callable[..., torch.optim.Optimizer]
@@ -200,14 +197,6 @@ def averaged(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> I
         with torch.no_grad():
             for parameter, value in zip(parameters, kept, strict=True):
                 parameter.copy_(value)
-
-
-def text_encoder_apart(
-    parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings
-) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Return parameters without, and those with, a learning rate of a text encoder's own."""
-    own = {name: p for name, p in parameters.items() if settings.text_encoder_rate and name.startswith(TEXT)}
-    return {name: p for name, p in parameters.items() if name not in own}, own
 
 
 def learning_rate(settings: OptimizerSettings, step: int) -> float:

@@ -15,7 +15,7 @@ from ..generators import generator
 from ..trainables.trainable import Trainable
 from .checkpoints import Checkpoint
 from .moving_average import MovingAverage
-from .optimizers import SHARE, averaged, make_optimizer, text_encoder_apart
+from .optimizers import averaged, make_optimizer
 from .plan import TrainingPlan
 
 
@@ -35,14 +35,11 @@ class RunState:
     """
 
     def __init__(self, trainable: Trainable, plan: TrainingPlan) -> None:
-        weights, of_text = text_encoder_apart(trainable.named_parameters(), plan.optimizer)
-        self.parameters = weights | of_text
-        self.device = next(iter(self.parameters.values())).device
+        self.parameters = trainable.named_parameters()
+        weights = [*self.parameters.values()]
+        self.device = weights[0].device
         self.settings = plan.optimizer
-        self.optimizer = make_optimizer([*weights.values()], plan.optimizer)
-        if of_text:
-            share = plan.optimizer.text_encoder_rate / plan.optimizer.learning_rate
-            self.optimizer.add_param_group({"params": [*of_text.values()], SHARE: share})
+        self.optimizer = make_optimizer(weights, plan.optimizer)
         self.average = MovingAverage(self.parameters, plan.optimizer.ema)
         self.noise = generator(plan.seed, "noise")
         self.dropout = plan.dropout > 0

@@ -23,9 +23,10 @@ from ..model.denoiser import Condition, Denoiser
 from ..trainables.trainable import Trainable
 from .checkpoints import Checkpoints
 from .monitor import Monitor, draw_previews, evaluation_mode, validation_loss, watched
-from .optimizers import SHARE, learning_rate
+from .optimizers import learning_rate
 from .plan import TrainingPlan
 from .state import RunState
+from .text_encoder import text_encoder_rate
 from .trial import Trial
 
 log = logging.getLogger("domaingallery")
@@ -256,8 +257,9 @@ class _Run:
         if finite:
             with state.changing():
                 for group in state.optimizer.param_groups:
-                    group["lr"] = learning_rate(settings, step) * group.get(SHARE, 1.0)
-                state.optimizer.step()
+                    group["lr"] = learning_rate(settings, step)
+                with text_encoder_rate(state.parameters, settings):
+                    state.optimizer.step()
                 state.average.update()
                 for name, value in sums.items():
                     state.losses.setdefault(name, []).append(value)

@@ -15,6 +15,7 @@ from .adapter_settings import AdapterSettings
 from .fused import Switch, fused, switched
 from .kinds import KINDS, Kind, describe, number
 from .kinds.base import NAME
+from .linear import as_linear, is_linear
 
 
 def anywhere(*names: str) -> tuple[str, ...]:
@@ -64,7 +65,7 @@ def target_modules(module: nn.Module, targets: str, named: Named = TARGETS) -> d
     found = {
         name: child
         for name, child in module.named_modules()
-        if name and isinstance(child, nn.Linear) and any(fnmatchcase(name, each) for each in wanted)
+        if name and is_linear(child) and any(fnmatchcase(name, each) for each in wanted)
     }
     if not found:
         raise AdapterError(
@@ -141,7 +142,9 @@ class Adapter:
         self._requires_grad = [(p, p.requires_grad) for p in self.module.parameters()]
         for name, child in targets.items():
             parent, _, leaf = name.rpartition(".")
-            self._originals.append((self.module.get_submodule(parent), leaf, child))
+            owner = self.module.get_submodule(parent)
+            self._originals.append((owner, leaf, child))
+            owner._modules[leaf] = as_linear(child)
         config = self.kind.peft_config(targets)
         # On the meta device peft draws nothing from the global generator; the weights are made here.
         inject_adapter_in_model(config, self.module, adapter_name=NAME, low_cpu_mem_usage=True)
@@ -299,6 +302,10 @@ class Adapter:
 def _ordinary(tensor: Tensor) -> Tensor:
     """Return an ordinary tensor on the storage of an inference tensor."""
     raw = tensor.detach()
+    if hasattr(raw, "__tensor_flatten__"):  # a quantised one, made of several
+        names, made = raw.__tensor_flatten__()
+        inner = {name: _ordinary(getattr(raw, name)) for name in names}
+        return type(raw).__tensor_unflatten__(inner, made, raw.shape, raw.stride())
     if raw.element_size() == 1 and raw.is_floating_point():  # dlpack has no word for some 8-bit formats
         return torch.from_dlpack(raw.view(torch.uint8)).view(raw.dtype)
     return torch.from_dlpack(raw)

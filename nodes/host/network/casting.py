@@ -36,7 +36,8 @@ def cast_anew(network: nn.Module, dtype: torch.dtype) -> Iterator[Callable[[Tens
     Args:
         dtype: what the network computes in; where all weights are in it nothing is done.
     """
-    if all(weight.dtype == dtype for weight in network.parameters()):
+    # What is quantised has the dtype that it was made of.
+    if all(type(w) in (Tensor, nn.Parameter) and w.dtype == dtype for w in network.parameters()):
         yield lambda tensor: False
         return
     cast, layers = comfy.ops.cast_bias_weight, WeakTensorKeyDictionary()

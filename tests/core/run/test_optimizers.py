@@ -14,12 +14,11 @@ from toys import WIDTH, but, latents, part
 
 from domaingallery_core.data.parts import Batch
 from domaingallery_core.errors import InputError
-from domaingallery_core.files.formats.comfyui import TEXT
 from domaingallery_core.methods import MethodSettings, noised_batch, objectives
 from domaingallery_core.model.process import Process
 from domaingallery_core.run import trainer
 from domaingallery_core.run.moving_average import MovingAverage
-from domaingallery_core.run.optimizers import OPTIMIZERS, learning_rate, make_optimizer, text_encoder_apart
+from domaingallery_core.run.optimizers import OPTIMIZERS, learning_rate, make_optimizer
 from domaingallery_core.run.plan import TrainingPlan
 
 SIMPLE = TrainingPlan.of(method="plain", steps=6, learning_rate=1e-2, batch_size=4, weights=dict(prior=0))
@@ -237,15 +236,3 @@ def test_without_an_average_nothing_is_kept_for_one():
 
     assert MovingAverage(weights, 0.0).values == {}
     assert MovingAverage(weights, 0.5).values.keys() == {"a"}
-
-
-def test_a_text_encoder_may_have_a_learning_rate_of_its_own():
-    names = ("a", f"{TEXT}b", "c")
-    given = {name: nn.Parameter(torch.ones(2)) for name in names}
-    settings = but(SIMPLE, text_encoder_rate=1e-3).optimizer
-
-    without, own = text_encoder_apart(given, settings)
-    together, none = text_encoder_apart(given, SIMPLE.optimizer)
-
-    assert ([*without], [*own]) == (["a", "c"], [f"{TEXT}b"])
-    assert ([*together], none) == ([*names], {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -85,19 +87,21 @@ def test_the_frozen_model_reads_frozen_prompts(demo, monkeypatch):
     """Prompts are encoded with a gradient where they are learned from, and without the LoRA where not."""
     own, seen = demo.nodes("nodes.train.trained"), []
     encode, together = own.encoded, demo.nodes("domaingallery_core.trainables.together").Adapters
-    adapters, init = [], together.__init__
+    switch, depth = together.off, []
 
-    def made(self, given):
-        init(self, given)
-        adapters.append(self)
+    @contextmanager
+    def off(self):
+        with switch(self):
+            depth.append(1)
+            yield
+            depth.pop()
 
     def noted(clip, text):
-        off = bool(adapters[-1].adapters[TEXT]._off)
         found = encode(clip, text)
-        seen.append((text, off, found[0][0].requires_grad, found[0][0].detach().clone()))
+        seen.append((text, bool(depth), found[0][0].requires_grad, found[0][0].detach().clone()))
         return found
 
-    monkeypatch.setattr(together, "__init__", made)
+    monkeypatch.setattr(together, "off", off)
     monkeypatch.setattr(own, "encoded", noted)
     run(demo, own={"weights": {"similarity": 0.0}})
 
