@@ -418,11 +418,23 @@ def check_python(version=None):
     raise Failure(f"this needs Python 3.{PYTHON_MIN[1]} to 3.{PYTHON_MAX[1]}, not {this}; {advice}")
 
 
+EXAMPLES = """for example:
+  python3 gallery.py demo --output out           about five minutes on two cores, after the set-up
+  python3 gallery.py serve --host ~/ComfyUI      with the models of a ComfyUI that you have
+  python3 gallery.py test tests/core -k lora     the tests of the core that are about LoRAs
+  python3 gallery.py setup                       7 GB, once
+
+gallery.py COMMAND --help says more about each."""
+
+
 def parser():
     main = argparse.ArgumentParser(
-        prog="gallery.py", description="Set DomainGallery for ComfyUI up and run it."
+        prog="gallery.py",
+        description="Set DomainGallery for ComfyUI up and run it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = main.add_subparsers(dest="command", required=True, metavar="demo|serve|test|setup")
+    commands = main.add_subparsers(dest="command", metavar="demo|serve|test|setup")
 
     def add(name, text):
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -454,6 +466,9 @@ def main(argv=None):
     arguments, rest = parser().parse_known_args(argv)
     if rest and arguments.command != "test":
         parser().error("unknown arguments: " + " ".join(rest))
+    if arguments.command is None:
+        parser().print_help()
+        return 0
     try:
         check_python()
         for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):  # stop what runs, as Ctrl-C does

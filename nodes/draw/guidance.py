@@ -8,6 +8,7 @@ Eq. 6 to whatever guidance came out.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -107,14 +108,18 @@ def enhance_model(model: ModelPatcher, enhancement: Enhancement | None) -> Model
     return patched
 
 
-def patches_attention(options: dict[str, Any]) -> bool:
-    """Tell whether a MODEL carries patches of its attention, which may know positive and negative alone.
+def knows_two_rows(model: ModelPatcher, options: dict[str, Any]) -> bool:
+    """Tell whether something on a MODEL may know the rows positive and negative alone.
 
-    A base is evaluated apart from these then, marked as the host marks a negative, the second of two.
+    That is whatever has a hand in attention: its patches and replacements, and layers with another forward.
     """
     given = options.get("transformer_options", {})
-    places = {**given.get("patches", {}), **given.get("patches_replace", {})}
-    return any(name.startswith("attn") and patches for name, patches in places.items())
+    patches = [name for name, each in given.get("patches", {}).items() if each and name.startswith("attn")]
+    replaced = [name for name, each in given.get("patches_replace", {}).items() if each]
+    layers = [
+        name for name in model.object_patches if re.fullmatch(r"diffusion_model\..*\._?forward\w*", name)
+    ]
+    return bool(patches or replaced or layers)
 
 
 class EnhancedSampling:
@@ -134,6 +139,7 @@ class _Run:
     def __init__(self, guider: comfy.samplers.CFGGuider, enhancements: tuple[Enhancement, ...]) -> None:
         self.guider = guider
         self.bases = {f"{KEY} {i}": enhancement for i, enhancement in enumerate(enhancements)}
+        self.apart = False  # whether each base is evaluated alone
         self.rows: dict[str, Cond] = {}  # by name; equal ones are one object
         self.active: dict[str, float | Tensor] = {}  # strength by name of the base, at the current step
         self.predictions: dict[int, Tensor] | None = None  # by id of the row
@@ -156,6 +162,7 @@ class _Run:
         register_hooks(self.guider, self.conds)
         self.guider.conds.update(self.conds)
         options = self.guider.model_options  # a copy that the run alone uses
+        self.apart = knows_two_rows(self.guider.model_patcher, options)
         for kind, wrapper in (
             (WrappersMP.PREDICT_NOISE, self.predict_noise),
             (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
@@ -190,12 +197,25 @@ class _Run:
         for name in ("positive", "negative", *self.bases):
             cond = conds.get(name)
             if cond is not None:
-                self.rows[name] = next((row for row in self.rows.values() if same(row, cond)), cond)
+                others = [row for other, row in self.rows.items() if self._marked_alike(name, other)]
+                self.rows[name] = next((row for row in others if same(row, cond)), cond)
         for name, enhancement in list(self.bases.items()):
             counterpart = COUNTERPARTS[enhancement.mode]
             if self.rows[name] is self.rows[counterpart]:
                 del self.bases[name]
                 say(enhancement.node, NOTHING_ADDED.format(mode=enhancement.mode, name=counterpart))
+
+    def _mark(self, name: str) -> str:
+        """Return how a row is marked: as positive or negative; a base as what it is compared with."""
+        return COUNTERPARTS[self.bases[name].mode] if name in self.bases else name
+
+    def _marked_alike(self, name: str, other: str) -> bool:
+        return not self.apart or self._mark(name) == self._mark(other)
+
+    def _alone(self, row: Cond) -> list[Cond | None]:
+        """Return the conditionings of an evaluation of one row; the host marks them by their place in it."""
+        marks = {self._mark(name) for name, each in self.rows.items() if each is row}
+        return [row] if "positive" in marks else [None, row]
 
     def _wanted(self) -> list[Cond]:
         names = [*self.active, *(COUNTERPARTS[self.bases[name].mode] for name in self.active)]
@@ -211,12 +231,13 @@ class _Run:
         if not self.active or self.predictions is not None or not asked:
             return executor(model, conds, *args)
         more = [row for row in self._wanted() if not any(row is cond for cond in conds)]
-        together, apart = ([], more) if patches_attention(self.guider.model_options) else (more, [])
+        together, apart = ([], more) if self.apart else (more, [])
         out = executor(model, [*conds, *together], *args)
         found = zip([*conds, *together], out, strict=True)
-        self.predictions = {id(row): x0 for row, x0 in found if row is not None}
+        # Hooks of other nodes get those that were asked for, and some write into them.
+        self.predictions = {id(row): x0.clone() for row, x0 in found if row is not None}
         for row in apart:
-            self.predictions[id(row)] = executor(model, [None, row], *args)[1]
+            self.predictions[id(row)] = executor(model, self._alone(row), *args)[-1]
         return out[: len(conds)]
 
     def post_cfg(self, args: dict[str, Any]) -> Tensor:
@@ -228,22 +249,22 @@ class _Run:
         self.predictions = predictions
         missing = [row for row in self._wanted() if id(row) not in predictions]
         if missing:  # something else than the host's own sampling function evaluates the rows
-            apart = patches_attention(self.guider.model_options)
-            for rows in [[None, row] for row in missing] if apart else [missing]:
+            for rows in map(self._alone, missing) if self.apart else [missing]:
                 out = comfy.samplers.calc_cond_batch(
                     args["model"], rows, args["input"], args["sigma"], args["model_options"]
                 )
                 found = zip(rows, out, strict=True)
                 predictions.update({id(row): x0 for row, x0 in found if row is not None})
+        scale = args.get(
+            "cond_scale", getattr(self.guider, "cfg", 1.0)
+        )  # sampling functions of other packs may not tell
         known = {name: predictions.get(id(row)) for name, row in self.rows.items()}
         for name, strength in self.active.items():
             enhancement = self.bases[name]
             term = guidance.direction(
                 known.get("negative"), known.get("positive"), known[name], mode=enhancement.mode
             )
-            denoised = guidance.add_enhancement(
-                denoised, term, guidance_scale=args["cond_scale"], enhancement=strength
-            )
+            denoised = guidance.add_enhancement(denoised, term, guidance_scale=scale, enhancement=strength)
             if enhancement.rescale:
                 denoised = guidance.rescale(denoised, known["positive"], amount=enhancement.rescale)
         return denoised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -81,3 +82,14 @@ def test_unknown_arguments_are_an_error_except_for_pytest(capsys):
     assert caught.value.code == 2
     arguments, rest = gallery.parser().parse_known_args(["test", "tests/core", "-k", "name", "-x"])
     assert gallery.program(arguments, rest, Path())[2:] == ["tests/core", "-k", "name", "-x"]
+
+
+def test_without_arguments_the_help_has_an_example_of_each_command(capsys):
+    assert gallery.main([]) == 0
+
+    help_text = capsys.readouterr().out
+    examples = re.findall(r"^  python3 gallery\.py (.+?)(?:  .*)?$", help_text, re.M)
+    assert [example.split()[0] for example in examples] == ["demo", "serve", "test", "setup"]
+    for example in examples:  # each is one that the program takes
+        arguments, rest = gallery.parser().parse_known_args(example.split())
+        assert not rest or arguments.command == "test"

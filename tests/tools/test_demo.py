@@ -17,6 +17,7 @@ from tools.demo.measure import MODES, Pictures, Scenarios, shares
 from tools.demo.prompts import derived_seed, only, seeded, variant_id, variants
 from tools.demo.sheet import make_sheet, make_thumbnail, plot_losses, smoothed
 from tools.demo.terminal import Terminal, clock
+from tools.demo.verdict import CHECKS, verdict
 from tools.host.graphs import GraphError
 from tools.make.workflow_parts import DOMAIN
 from tools.make.workflows import SHORT, WORKFLOWS, make_workflows
@@ -144,6 +145,44 @@ def test_pictures_are_read_as_they_were_saved():
     assert torch.equal(read.tensor(), expected.expand(2, 3, 64, 64))
 
 
+# ---------------------------------------------------------------- the verdict
+
+
+def a_report(**changes):
+    cross = {"none": 0.3, "V-uncond": 0.9, "VN-N": 0.95}
+    domain = {"intra": 1.0, "cross": cross, "extra_attribute": 0.8, "subject": 0.7}
+    report = {"prior_share": {"base": 1.0, "erased": 0.05}, "domain_share": domain, "category_share": domain}
+    return {"seed": 3, **report, "subject_share": 0.2, **changes}
+
+
+def test_a_good_report_says_so_and_what_comes_next():
+    lines = verdict(a_report()).splitlines()
+
+    assert lines[0].split() == ["share", "of", "the", "pictures", "should", "be", "is"]
+    assert lines[2].split()[-4:] == ["at", "most", "0.20", "0.05"]
+    assert lines[-2].startswith(f"All {len(CHECKS)} are as they should be")
+    assert "gallery.py serve" in lines[-1] and not any("<-" in line for line in lines)
+
+
+def test_what_is_not_as_it_should_be_is_marked_and_another_seed_is_advised():
+    lines = verdict(a_report(prior_share={"base": 1.0, "erased": 0.5}, subject_share=0.0)).splitlines()
+
+    marked = [line.split()[0] for line in lines if line.endswith("<-")]
+    assert marked == ["erased,", "and"]
+    assert lines[-2].startswith("2 of 11 are not") and "--seed 4" in lines[-1]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: " ".join(check.path))
+def test_the_bounds_are_those_that_are_shown(check):
+    report = {}
+    place = report
+    for name in check.path[:-1]:
+        place = place.setdefault(name, {})
+    for off, holds in ((0.0, True), (0.001, not check.below), (-0.001, check.below)):
+        place[check.path[-1]] = check.bound + off
+        assert check.holds(report) == (holds if off else True)
+
+
 # ---------------------------------------------------------------- the terminal and the pictures
 
 
@@ -248,7 +287,7 @@ def test_the_whole_job_writes_all_files(host, tiny):
         "start", "source_images", "erase", "finetune", "draw", "measure", "subject", "total",
     }  # fmt: skip
     assert report["seed"] == 3 and report["versions"]["host"] and report["device"] == "cpu"
-    assert "a sks face" in demo.summary(report)
+    assert "a sks face" in verdict(report)
     assert (tiny / "loras" / "domain.safetensors").exists() and (tiny / "docs" / "gallery.png").exists()
     shown = {path.stem for path in (tiny / "workflows").glob("*.jpg")}
     assert set(WORKFLOWS) - shown == {"06 a subject with the domain", "07 several categories"}

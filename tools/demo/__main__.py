@@ -24,6 +24,7 @@ from .measure import shares
 from .scenarios import TAUGHT, Demo
 from .sheet import make_sheet, make_thumbnail, plot_losses
 from .terminal import Terminal
+from .verdict import verdict
 
 TITLE = "A domain taught by ten images, and what it draws"
 SHIPPED_LORA = PACK / "domaingallery_core" / "sketchbook" / "loras" / DOMAIN_LORA
@@ -95,22 +96,6 @@ def about(client: HostClient) -> dict[str, Any]:
     return {"versions": versions, "device": stats["devices"][0]["name"]}
 
 
-def summary(report: dict[str, Any]) -> str:
-    """Return the numbers of a report as a small table."""
-    prior, domain, category = report["prior_share"], report["domain_share"], report["category_share"]
-    lines = [
-        f"  pictures with the prior   {prior['base']:13.2f}, erased {prior['erased']:.2f}",
-        "                            in the domain   right category",
-        f"  a sks face                {domain['intra']:13.2f}{category['intra']:17.2f}",
-    ]
-    for mode, value in domain["cross"].items():
-        lines.append(f"  others, {mode:<18}{value:13.2f}{category['cross'][mode]:17.2f}")
-    for key, text in (("extra_attribute", "extra attribute"), ("subject", "the subject")):
-        lines.append(f"  {text:<26}{domain[key]:13.2f}{category[key]:17.2f}")
-    lines.append(f"  the subject is itself in  {report['subject_share']:.2f} of its pictures")
-    return "\n".join(lines)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools.demo")
     parser.add_argument("--host", required=True, help="folder of ComfyUI")
@@ -132,8 +117,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("gallery.py: stopped", file=sys.stderr)
         return 130
-    terminal.say(summary(report))
     terminal.say(f"The pictures are in {arguments.output / 'gallery.png'}, the numbers in report.json.")
+    terminal.say(verdict(report))
     return 0
 
 

@@ -30,6 +30,51 @@ def test_guidance_hooks_are_called_once_with_what_they_expect(nodes, model, prom
     assert {"cond", "uncond", "cond_scale", "model", "sigma", "model_options", "input"} <= seen.post[0].keys()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_hook_may_write_into_the_predictions_that_it_gets(nodes, model, prompts, domain, mode):
+    """The enhancement is made of what the model predicted."""
+    enhanced = patched(nodes, model, mode=mode, enhancement=0.7, prompts=domain)
+    added = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)[0]
+    added = added - predict(model, prompts.target, prompts.empty, cfg=3.0)[0]
+
+    def write(args):
+        for x0 in args["conds_out"]:
+            x0.mul_(0.5)
+        return args["conds_out"]
+
+    hooked, stock = enhanced.clone(), model.clone()
+    for each in (hooked, stock):
+        each.set_model_sampler_pre_cfg_function(write)
+
+    found = predict(hooked, prompts.target, prompts.empty, cfg=3.0)[0]
+
+    close(found - predict(stock, prompts.target, prompts.empty, cfg=3.0)[0], added)
+
+
+def test_a_sampling_function_of_another_pack_need_not_tell_the_scale(
+    nodes, model, prompts, domain, monkeypatch
+):
+    """Some replace the host's by one like that of older hosts."""
+    samplers = host_module("comfy.samplers")
+    enhanced = patched(nodes, model, mode="VN-N", enhancement=0.7, prompts=domain)
+    plain, _ = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    def older(model, x, timestep, uncond, cond, cond_scale, model_options, seed=None):
+        t, u = samplers.calc_cond_batch(model, [cond, uncond], x, timestep, model_options)
+        denoised = u + cond_scale * (t - u)
+        known = {"denoised": denoised, "model": model, "sigma": timestep, "input": x}
+        for function in model_options["sampler_post_cfg_function"]:
+            denoised = function({**known, "model_options": model_options})
+        return denoised
+
+    monkeypatch.setattr(samplers, "sampling_function", older)
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(found, plain)
+    assert rows == [3]
+
+
 def test_a_hook_that_evaluates_the_rows_itself_is_kept(nodes, model, prompts, domain):
     """It is asked once, for what it knows: positive and negative."""
     samplers = host_module("comfy.samplers")
@@ -127,11 +172,17 @@ def two_rows_alone(model, seen):
     return patched_model
 
 
+def marked(prompts, mode):
+    """Return the base of a mode, what it is compared with, and how the host marks that."""
+    return {"V-uncond": (prompts.bare, prompts.empty, 1), "VN-N": (prompts.source, prompts.target, 0)}[mode]
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_beside_patches_of_attention_the_base_is_evaluated_apart_as_a_negative(
-    nodes, model, prompts, domain, mode
-):
-    """Such patches know the rows 0 and 1 alone; the sum is that of the rows evaluated one by one."""
+def test_beside_patches_of_attention_the_base_is_evaluated_apart(nodes, model, prompts, domain, mode):
+    """Such patches know the rows 0 and 1 alone: a base is marked as that which it is compared with.
+
+    The sum is that of the rows evaluated one by one.
+    """
     seen: list[list[int]] = []
     both = two_rows_alone(model, seen)
     enhanced = patched(nodes, both, mode=mode, enhancement=0.7, prompts=domain)
@@ -140,13 +191,90 @@ def test_beside_patches_of_attention_the_base_is_evaluated_apart_as_a_negative(
 
     found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
 
-    assert rows == [2, 1] and {tuple(each) for each in seen} == {(1, 0), (1,)}
-    base = prompts.bare if mode == "V-uncond" else prompts.source
+    base, _, mark = marked(prompts, mode)
+    assert rows == [2, 1] and seen == [[1, 0], [mark]]
     negative, positive = alone_as(both, prompts.empty, 1), alone_as(both, prompts.target, 0)
-    b = alone_as(both, base, 1)
+    b = alone_as(both, base, mark)
     direction = b - negative if mode == "V-uncond" else positive - b
     close(plain, negative + 3.0 * (positive - negative))
     close(found, plain + 3.0 * 0.7 * direction)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_apart_the_numbers_are_those_of_one_batch(nodes, model, prompts, domain, mode, monkeypatch):
+    """With a patch that treats all rows alike."""
+    other = model.clone()
+    other.set_model_attn2_output_patch(lambda out, options: 1.5 * out)
+    enhanced = patched(nodes, other, mode=mode, enhancement=0.7, prompts=domain, rescale=0.5)
+    apart, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+    monkeypatch.setattr(nodes("nodes.draw.guidance"), "knows_two_rows", lambda *_: False)
+
+    together, rows_together = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(apart, together)
+    assert (rows, rows_together) == ([2, 1], [3])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_base_of_nearly_the_same_words_adds_nearly_nothing(nodes, model, prompts, mode):
+    """What a patch of attention does to the one that it is compared with, it does to the base."""
+    both = two_rows_alone(model, [])
+    _, ((tensor, values),), _ = marked(prompts, mode)
+    enhanced = patched(nodes, both, mode=mode, enhancement=0.7, base=[[tensor + 1e-6, values]])
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(found, predict(both, prompts.target, prompts.empty, cfg=3.0)[0])
+    assert rows == [2, 1]
+
+
+def test_one_base_of_both_modes_is_evaluated_as_each_is_marked(nodes, model, prompts):
+    seen: list[list[int]] = []
+    both = two_rows_alone(model, seen)
+    plain, _ = predict(both, prompts.target, prompts.empty, cfg=3.0)
+    first = patched(nodes, both, mode="V-uncond", enhancement=0.7, base=prompts.bare)
+    second = patched(nodes, first, mode="VN-N", enhancement=0.5, base=prompts.bare)
+    seen.clear()
+
+    found, _ = predict(second, prompts.target, prompts.empty, cfg=3.0)
+
+    assert seen == [[1, 0], [1], [0]]
+    b = [alone_as(both, prompts.bare, mark) for mark in (0, 1)]
+    u, t = alone_as(both, prompts.empty, 1), alone_as(both, prompts.target, 0)
+    close(found - plain, 3.0 * (0.7 * (b[1] - u) + 0.5 * (t - b[0])))
+
+
+def with_another_forward(model):
+    """Put another forward in the place of that of an attention, as packs do where the host has no patches."""
+    other = model.clone()
+    name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.forward"
+    forward = other.get_model_object(name)
+
+    def changed(x, context=None, value=None, mask=None, transformer_options=None):
+        assert set(transformer_options["cond_or_uncond"]) <= {0, 1}
+        return 1.5 * forward(x, context, value, mask, transformer_options=transformer_options)
+
+    other.add_object_patch(name, changed)
+    return other
+
+
+def with_another_block(model):
+    """Replace something else than an attention of a UNet, as packs do with blocks of transformers."""
+    other = model.clone()
+    other.set_model_patch_replace(lambda args, more: more["original_block"](args), "dit", "double_block", 0)
+    return other
+
+
+@pytest.mark.parametrize("change", [with_another_forward, with_another_block])
+def test_beside_layers_that_are_replaced_the_base_is_evaluated_apart(nodes, model, prompts, domain, change):
+    other = change(model)
+    stock, _ = predict(other, prompts.target, prompts.empty, cfg=3.0)
+    enhanced = patched(nodes, other, mode="VN-N", enhancement=0.7, prompts=domain)
+
+    found, rows = predict(enhanced, prompts.target, prompts.empty, cfg=3.0)
+
+    close(found - stock, 3.0 * 0.7 * (alone(other, prompts.target) - alone(other, prompts.source)))
+    assert rows == [2, 1]
 
 
 def test_beside_patches_of_attention_rows_are_evaluated_again_one_by_one(nodes, model, prompts, domain):
