@@ -202,7 +202,7 @@ OPTIONS = {
 
 
 def key_formats(client: HostClient) -> list[str]:
-    """Return the key formats that Save LoRA offers."""
+    """Return the key formats that Save Trained LoRA offers."""
     kind, options = client.object_info("DomainGallerySaveLora")["DomainGallerySaveLora"]["input"]["required"][
         "key_format"
     ]

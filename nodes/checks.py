@@ -234,9 +234,9 @@ KINDS: dict[str, Kind] = {
     "MASK": (_is(Tensor), "masks", None),
     "LORA_MODEL": (_is(dict), "a LoRA", check_lora),
     Prompts.io_type: (_is(DomainPrompts), "prompts of Domain Prompts", None),
-    Dataset.io_type: (_is(LatentDataset), "a dataset of Dataset", None),
-    Source.io_type: (_is(SourceLatents), "source images of Source Images", None),
-    Options.io_type: (_is(TrainingOptions), "options of Training Options", None),
-    Run.io_type: (_is(RunOptions), "options of Run Options", None),
+    Dataset.io_type: (_is(LatentDataset), "a dataset of Domain Dataset", None),
+    Source.io_type: (_is(SourceLatents), "source images of Domain Source Images", None),
+    Options.io_type: (_is(TrainingOptions), "options of Domain Training Options", None),
+    Run.io_type: (_is(RunOptions), "options of Domain Run Options", None),
     Embedding.io_type: (_is(TrainedEmbedding), "an embedding of Train Baseline", None),
 }

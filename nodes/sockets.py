@@ -232,7 +232,7 @@ class RunOptions(Settings):
     )
 
 
-#: Those of a run to which no Run Options are connected.
+#: Those of a run to which no Domain Run Options are connected.
 UNWATCHED = RunOptions(preview_every=0)
 
 

@@ -255,7 +255,7 @@ class Adapter:
         if kind != self.config.kind:
             raise AdapterError(
                 f"Expected a {self.kind.title} to go on with, got a {KINDS[kind].title}. "
-                f"Choose {kind!r} in Training Options."
+                f"Choose {kind!r} in Domain Training Options."
             )
 
     def begin_with(self, lora: Mapping[str, Tensor]) -> None:

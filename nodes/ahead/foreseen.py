@@ -106,7 +106,7 @@ class Foresight:
         return None if given is None else self.options(given)
 
     def dataset(self, node: GraphNode, name: str) -> ForeseenDataset | None:
-        """Return the numbers of images of a Dataset."""
+        """Return the numbers of images of a Domain Dataset."""
         given = self._linked(node, name, "DomainGalleryDataset")
         if given is None:
             return None
@@ -155,7 +155,7 @@ class Foresight:
         return parts
 
     def _sources(self, node: GraphNode, categories: int) -> int:
-        """Return how many source images a Dataset has of each category."""
+        """Return how many source images a Domain Dataset has of each category."""
         given = self._linked(node, "source_images", "DomainGallerySourceImages")
         count = self.graph.value(given, "count", UNKNOWN) if given is not None else UNKNOWN
         if given is not None and count == LEFT_OPEN:
@@ -168,12 +168,12 @@ class Foresight:
         if categories > 1 and batches != categories:
             raise InputError(
                 f"Expected source images of each of the {categories} categories, got {batches} batch(es). "
-                "Connect the same Domain Prompts to Source Images and Dataset."
+                "Connect the same Domain Prompts to Domain Source Images and Domain Dataset."
             )
         return count if categories > 1 else count * batches
 
     def _captions(self, node: GraphNode) -> list[str] | None:
-        """Return what a Dataset is told of the categories of its images."""
+        """Return what a Domain Dataset is told of the categories of its images."""
         linked = self.graph.source(node, "categories")
         if linked is not None and linked[0].kind == "DomainGalleryLoadImages" and linked[1] == 1:
             with at(linked[0], self.here):
@@ -182,7 +182,7 @@ class Foresight:
         return [text] if isinstance(text, str) else None
 
     def _pictures(self, node: GraphNode) -> list[Size] | None:
-        """Return the sizes of the images of the domain that a Dataset gets."""
+        """Return the sizes of the images of the domain that a Domain Dataset gets."""
         linked = self.graph.source(node, "target_images")
         if linked is None or linked[1] != 0:
             return None

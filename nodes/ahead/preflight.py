@@ -152,13 +152,13 @@ def _check_erased(foresight: Foresight, node: GraphNode, options: TrainingOption
             expected, got = KINDS[now.kind].title, KINDS[before.kind].title
             raise InputError(
                 f"Expected a {expected} to go on with, got a {got}. "
-                f"Choose {before.kind!r} in Training Options."
+                f"Choose {before.kind!r} in Domain Training Options."
             )
         if now.kind in ("lora", "dora"):  # which go on at a higher rank, and at any scale
             if now.rank < before.rank:
                 raise InputError(
                     f"Expected a rank of at least {before.rank}, that of the LoRA of the first stage, got "
-                    f"{now.rank}. Raise the rank in Training Options, or connect none to this node."
+                    f"{now.rank}. Raise the rank in Domain Training Options, or connect none to this node."
                 )
             return
         # The shapes of a LoKr do not always tell its rank.
@@ -167,7 +167,7 @@ def _check_erased(foresight: Foresight, node: GraphNode, options: TrainingOption
             raise InputError(
                 f"Expected an adapter with rank {now.rank} and alpha {now.alpha:g}, got one of rank "
                 f"{before.rank} and alpha {before.alpha:g} from the first stage. Set the same in both "
-                "Training Options, or connect none to this node."
+                "Domain Training Options, or connect none to this node."
             )
 
 

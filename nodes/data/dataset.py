@@ -1,4 +1,4 @@
-"""Dataset: from images to latents that can be trained on."""
+"""Domain Dataset: from images to latents that can be trained on."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class DomainGalleryDataset(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGalleryDataset",
-            display_name="Dataset",
+            display_name="Domain Dataset",
             category=CATEGORY,
             description="Puts source images and images of the domain together, encoded for training.",
             search_aliases=["training data", "few-shot images", "instance images", "training images"],
@@ -58,8 +58,8 @@ class DomainGalleryDataset(Node):
                 io.MultiType.Input(
                     "source_images",
                     [Source, io.Image],
-                    tooltip="From Source Images: the category as the base model draws it. Or images of your "
-                    "own that show the category.",
+                    tooltip="From Domain Source Images: the category as the base model draws it. Or images "
+                    "of your own that show the category.",
                 ),
                 io.Image.Input(
                     "target_images",
@@ -168,7 +168,8 @@ def by_category(
     if len(words) > 1 and len(images) != len(words):
         raise InputError(
             f"Expected source images of each of the categories {', '.join(map(str, words))}, got "
-            f"{len(images)} batch(es). Connect the same Domain Prompts to Source Images and Dataset."
+            f"{len(images)} batch(es). Connect the same Domain Prompts to Domain Source Images and Domain "
+            "Domain Dataset."
         )
     for batch in images:
         if not isinstance(batch, SourceLatents):

@@ -54,13 +54,13 @@ class DomainGalleryLoadImages(Node):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="images", is_output_list=True, tooltip="For target_images of Dataset."
+                    display_name="images", is_output_list=True, tooltip="For target_images of Domain Dataset."
                 ),
                 io.String.Output(
                     display_name="captions",
                     is_output_list=True,
                     tooltip="The text of the .txt file beside each image, empty without one. With several "
-                    "categories, for categories of Dataset.",
+                    "categories, for categories of Domain Dataset.",
                 ),
             ],
         )

@@ -1,4 +1,4 @@
-"""Source Images: what the untouched model draws of a category, kept on disk."""
+"""Domain Source Images: what the untouched model draws of a category, kept on disk."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class DomainGallerySourceImages(Node):
 
         return io.Schema(
             node_id="DomainGallerySourceImages",
-            display_name="Source Images",
+            display_name="Domain Source Images",
             category=CATEGORY,
             description='Draws images of "a [category]" with the base model. Training keeps by them what '
             "the model knows of the category.",
@@ -95,14 +95,14 @@ class DomainGallerySourceImages(Node):
                 Options.Input(
                     "options",
                     optional=True,
-                    tooltip="From Training Options: how many images its preset says.",
+                    tooltip="From Domain Training Options: how many images its preset says.",
                 ),
             ],
             outputs=[
                 Source.Output(
                     display_name="source",
                     is_output_list=True,
-                    tooltip="The images for Dataset, kept as latents.",
+                    tooltip="The images for Domain Dataset, kept as latents.",
                 ),
                 io.Image.Output(
                     display_name="images",

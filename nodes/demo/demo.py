@@ -19,7 +19,7 @@ class DomainGalleryLoadDemo(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGalleryLoadDemo",
-            display_name="Load Demo Model",
+            display_name="Load Sketchbook Demo Model",
             category=f"{CATEGORY}/demo",
             description="Loads the sketchbook, a text-to-image model of 64 x 64 drawings that comes with the "
             "pack. It draws faces, houses, trees, cars, fish and cats, and knows the word sks as camouflage. "
@@ -47,7 +47,7 @@ class DomainGalleryDemoImages(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGalleryDemoImages",
-            display_name="Demo Images",
+            display_name="Sketchbook Demo Images",
             category=f"{CATEGORY}/demo",
             description="Draws few-shot images of a domain that the demo model has never seen, or in a style "
             "that it knows. They are drawn by rules, not by a model.",

@@ -1,4 +1,4 @@
-"""Labelled Grid: pictures of several samplers in rows and columns, with what each cost below."""
+"""Labelled Image Grid: pictures of several samplers in rows and columns, with what each cost below."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DomainGalleryGrid(Node):
         line = io.String.Input("note", tooltip="A line below the grid, such as report of a training.")
         return io.Schema(
             node_id="DomainGalleryGrid",
-            display_name="Labelled Grid",
+            display_name="Labelled Image Grid",
             category=CATEGORY,
             description="Puts pictures into one, in rows and columns with labels, and writes lines of notes "
             "below: to hold methods, prompts or settings against each other.",

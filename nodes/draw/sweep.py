@@ -1,4 +1,4 @@
-"""Enhancement Sweep: the same picture with several strengths and modes, side by side."""
+"""Domain Enhancement Sweep: the same picture with several strengths and modes, side by side."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DomainGallerySweep(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGallerySweep",
-            display_name="Enhancement Sweep",
+            display_name="Domain Enhancement Sweep",
             category=CATEGORY,
             description="Draws the same picture with a list of enhancements, in one grid with labels, to "
             "choose mode and strength by eye.",

@@ -1,4 +1,4 @@
-"""Kept Files: what the pack keeps on disk for going on, with a bound, and a way to see and clear it."""
+"""Kept Training Files: what is kept on disk for going on, with a bound, and a way to see and clear it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class DomainGalleryKept(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGalleryKept",
-            display_name="Kept Files",
+            display_name="Kept Training Files",
             category=CATEGORY,
             description="Shows what is kept in output/domaingallery for going on later: trainings that were "
             "stopped, and source images. Clears what you choose. LoRAs are not touched.",
@@ -117,7 +117,7 @@ def remove(kept: Kept) -> int:
 def keep_within_bounds() -> None:
     """Remove what was not used for the longest time, where there is more than is to be kept.
 
-    Trainings that have a name, the run_name of Run Options, stay.
+    Trainings that have a name, the run_name of Domain Run Options, stay.
     """
     places = roots()
     unnamed = [kept for kept in kept_in(places[TRAININGS]) if kept.folder.parent == places[TRAININGS]]

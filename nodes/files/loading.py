@@ -1,4 +1,4 @@
-"""Load LoRA File: from a file that any program wrote to a LORA_MODEL, to begin a training with."""
+"""Load LoRA for Training: from a file that any program wrote to a LORA_MODEL, to begin a training with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DomainGalleryLoadLora(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGalleryLoadLora",
-            display_name="Load LoRA File",
+            display_name="Load LoRA for Training",
             category=CATEGORY,
             description="Reads a LoRA file for a training to begin with: of this pack, or under the names of "
             "ComfyUI, kohya, diffusers, peft, OneTrainer or ai-toolkit.",

@@ -1,4 +1,4 @@
-"""Save LoRA and Save Embedding: to files that the host and other programs load."""
+"""Save Trained LoRA and Save Trained Embedding: to files that the host and other programs load."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DomainGallerySaveLora(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGallerySaveLora",
-            display_name="Save LoRA",
+            display_name="Save Trained LoRA",
             category=CATEGORY,
             description="Writes a LoRA to output/loras, where the LoRA loaders find it, and reads it back. "
             "The file says how it was trained and which words call it up.",
@@ -127,7 +127,7 @@ class DomainGallerySaveEmbedding(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGallerySaveEmbedding",
-            display_name="Save Embedding",
+            display_name="Save Trained Embedding",
             category=CATEGORY,
             description="Writes a new word to output/embeddings, where prompts find it as embedding:name.",
             search_aliases=["textual inversion", "export embedding", "token", "safetensors"],

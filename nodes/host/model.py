@@ -183,7 +183,7 @@ def _load(patchers: list[ModelPatcher]) -> None:
     if any(patcher.model.model_lowvram for patcher in patchers):
         raise InputError(
             "Expected the whole model on the device for training, got a host that offloads it. "
-            "Start the host without --novram, or set offload in Run Options to on."
+            "Start the host without --novram, or set offload in Domain Run Options to on."
         )
 
 

@@ -45,7 +45,7 @@ VARIANTS = ("published", "released")
 SOCKETS = ("clip", "text_encoder", "style_prompts", "style_dataset")
 NO_LORA = (
     "Expected a LoRA of this training, got an embedding: Textual Inversion changes no weight. Connect the "
-    "output embedding to Save Embedding."
+    "output embedding to Save Trained Embedding."
 )
 NO_EMBEDDING = "Expected an embedding, got a LoRA. Choose Textual Inversion, or connect the output lora."
 
@@ -75,7 +75,7 @@ def fields() -> list[io.DynamicCombo.Option]:
             tooltip="To learn a style beside the images: a Domain Prompts with the same identifier, and a "
             "category such as dog in the olis style.",
         ),
-        Dataset.Input("style_dataset", optional=True, tooltip="A Dataset with images of the style."),
+        Dataset.Input("style_dataset", optional=True, tooltip="A Domain Dataset with images of the style."),
         weight_input(STYLE),
     ]
     of_method = {
@@ -136,7 +136,8 @@ class DomainGalleryBaseline(Node):
             ],
             outputs=training_outputs(
                 Embedding.Output(
-                    display_name="embedding", tooltip="The new word of Textual Inversion, for Save Embedding."
+                    display_name="embedding",
+                    tooltip="The new word of Textual Inversion, for Save Trained Embedding.",
                 )
             ),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],

@@ -32,13 +32,14 @@ def with_prompts(prompts: DomainPrompts, dataset: LatentDataset) -> list[Pair]:
         if len(words) > 1:
             raise InputError(
                 f"Expected a dataset of the categories {', '.join(words)}, got one without categories. "
-                "Connect the same Domain Prompts to Source Images and Dataset."
+                "Connect the same Domain Prompts to Domain Source Images and Domain Dataset."
             )
         return [(prompts.first, part) for part in dataset.parts]
     if made_for != list(words):
         raise InputError(
             f"Expected a dataset of the categories {', '.join(words)}, got one of "
-            f"{', '.join(map(str, made_for))}. Connect the same Domain Prompts to Dataset and to this node."
+            f"{', '.join(map(str, made_for))}. Connect the same Domain Prompts to Domain Dataset and to this "
+            "node."
         )
     return [(words[str(part.category)], part) for part in dataset.parts]
 
@@ -48,7 +49,7 @@ def check_parts(domain: Sequence[Pair], plan: TrainingPlan) -> None:
     if plan.method.reads("target") and any(part.target is None for _, part in domain):
         raise InputError(
             "Expected images of the domain, got a dataset without them. "
-            "Connect target_images of the Dataset node."
+            "Connect target_images of the Domain Dataset node."
         )
     images = sum(len(part.target) for _, part in domain if part.target is not None)
     if plan.method.reads("target") and images < 2:
@@ -102,7 +103,7 @@ def check_subject(
     if images.target is None:
         raise InputError(
             "Expected images of the subject, got a dataset without them. "
-            "Connect target_images of the Dataset node of the subject."
+            "Connect target_images of the Domain Dataset node of the subject."
         )
 
 

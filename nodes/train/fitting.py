@@ -115,12 +115,12 @@ class Fit:
 
         if fitting is not None and len(fitting.blocks.again) < len(fitting.blocks):
             add(
-                "set gradient_checkpointing in Run Options to on",
+                "set gradient_checkpointing in Domain Run Options to on",
                 lambda e: f"a step then takes {gb(e.least)} in place of {gb(e.plain)}",
             )
         if size > 1:
             add(
-                f"lower batch_size in Training Options from {size}",
+                f"lower batch_size in Domain Training Options from {size}",
                 lambda e: f"each image takes about {gb(e.activations / size)}",
             )
         add(
@@ -128,7 +128,9 @@ class Fit:
             lambda e: f"half as wide and high they take about {gb(e.activations / 4)}",
         )
         if not self.home and not comfy.model_management.is_device_cpu(self.model.load_device):
-            found.append(f"set offload in Run Options to on ({gb(self.model.model_size())} are the model)")
+            found.append(
+                f"set offload in Domain Run Options to on ({gb(self.model.model_size())} are the model)"
+            )
         return f"In the order that helps: {'; '.join(found)}."
 
     def _message(self) -> str:

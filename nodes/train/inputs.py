@@ -20,7 +20,7 @@ def data_inputs() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="The model to learn on. It is left exactly as it was."),
         Prompts.Input("prompts", tooltip="From Domain Prompts."),
-        Dataset.Input("dataset", tooltip="From Dataset."),
+        Dataset.Input("dataset", tooltip="From Domain Dataset."),
     ]
 
 
@@ -65,8 +65,9 @@ def erased_input(words: str) -> io.Input:
     return io.LoraModel.Input(
         "erased",
         optional=True,
-        tooltip=f"The LoRA of Erase Prior Attributes for the same model, {words}, or one of Load LoRA File. "
-        "Its kind, rank and alpha are kept; Training Options, if connected, may have a higher rank.",
+        tooltip=f"The LoRA of Erase Prior Attributes for the same model, {words}, or one of Load LoRA for "
+        "Training. Its kind, rank and alpha are kept; Domain Training Options, if connected, may have a "
+        "higher rank.",
     )
 
 
@@ -74,13 +75,15 @@ def option_inputs() -> list[io.Input]:
     """Return the inputs of all training nodes for options."""
     return [
         Options.Input(
-            "options", optional=True, tooltip="From Training Options; without it, the paper's settings."
+            "options",
+            optional=True,
+            tooltip="From Domain Training Options; without it, the paper's settings.",
         ),
         Run.Input(
             "run_options",
             optional=True,
-            tooltip="From Run Options: previews, checkpoints, memory. A cancelled training goes on without "
-            "it, too.",
+            tooltip="From Domain Run Options: previews, checkpoints, memory. A cancelled training goes on "
+            "without it, too.",
         ),
     ]
 
@@ -89,19 +92,20 @@ def training_outputs(*own: io.Output) -> list[io.Output]:
     """Return the outputs of all training nodes, those that one has by itself before the last."""
     return [
         io.LoraModel.Output(
-            display_name="lora", tooltip="The LoRA: for Load LoRA Model, Save LoRA, or the next training."
+            display_name="lora",
+            tooltip="The LoRA: for Load LoRA Model, Save Trained LoRA, or the next training.",
         ),
         io.LossMap.Output(display_name="losses", tooltip="The losses over the steps, for Plot Loss Graph."),
         io.Image.Output(display_name="plot", tooltip="Each loss term over the steps, as a picture."),
         io.Image.Output(
             display_name="previews",
             tooltip="What the LoRA draws over the steps, beginning with the base model. "
-            "Needs preview_every of Run Options.",
+            "Needs preview_every of Domain Run Options.",
         ),
         *own,
         io.String.Output(
             display_name="report",
             tooltip="A line about the training: steps, time, numbers that were learned, size. For the notes "
-            "of Labelled Grid.",
+            "of Labelled Image Grid.",
         ),
     ]

@@ -31,7 +31,7 @@ PICTURE_EVERY, PICTURE_SIZE = 4.0, 800
 DECODED_AT_ONCE = 4
 NO_PREVIEWS = (
     "Expected a training with previews for this output, got one without. "
-    "Set preview_every in Run Options and connect that node to the training."
+    "Set preview_every in Domain Run Options and connect that node to the training."
 )
 NO_PLOT = "Expected a plot of the losses, got none. The training node says why."
 

@@ -36,7 +36,8 @@ class DomainGalleryPersonalize(Node):
                 ),
                 Dataset.Input(
                     "subject_dataset",
-                    tooltip="From a second Dataset: images of the subject, source images of its category.",
+                    tooltip="From a second Domain Dataset: images of the subject, source images of its "
+                    "category.",
                 ),
                 io.Float.Input(
                     "subject_weight",

@@ -1,4 +1,4 @@
-"""Run Options: how a training is kept, watched and fitted into memory; the LoRA is the same in any case."""
+"""Domain Run Options: how a training is kept, watched and fitted into memory; its LoRA stays the same."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DomainGalleryRunOptions(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGalleryRunOptions",
-            display_name="Run Options",
+            display_name="Domain Run Options",
             category=CATEGORY,
             description="Checkpoints, previews, validation and memory of a training. What is learned is the "
             "same, whatever is set here.",

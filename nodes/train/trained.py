@@ -191,7 +191,7 @@ def told_of_memory(model: ModelPatcher, needed: int) -> str:
     text = f"All weights, their gradients and moments take {needed / 2**30:.2g} GB beside the model"
     if needed > free:
         log.warning(
-            "%s; %.2g GB are free. If that fails, set optimizer to adamw8bit in Training Options, copies to "
-            "bfloat16, or train a LoRA.", text, free / 2**30,
+            "%s; %.2g GB are free. If that fails, set optimizer to adamw8bit in Domain Training Options, "
+            "copies to bfloat16, or train a LoRA.", text, free / 2**30,
         )  # fmt: skip
     return f"{text}."

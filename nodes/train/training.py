@@ -237,7 +237,7 @@ def starting_weights(
     if not found:
         raise AdapterError(
             f"Expected a LoRA with layers that learn here, got one for others, such as {shown(others[0])}. "
-            "Set targets in Training Options to them, or use another LoRA."
+            "Set targets in Domain Training Options to them, or use another LoRA."
         )
     for names, text in ((left + others, LEFT_OUT), (missing, MISSING)):
         if names:

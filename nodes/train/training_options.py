@@ -1,4 +1,4 @@
-"""Training Options: what decides a LoRA besides its length and learning rate."""
+"""Domain Training Options: what decides a LoRA besides its length and learning rate."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class DomainGalleryOptions(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DomainGalleryOptions",
-            display_name="Training Options",
+            display_name="Domain Training Options",
             category=CATEGORY,
             description="Settings of a training, with the paper's as defaults. A preset decides what is left "
             "open, here and in the nodes that these options go to. A loss term with weight 0 is not "
@@ -72,7 +72,7 @@ class DomainGalleryOptions(Node):
             ],
             outputs=[
                 Options.Output(
-                    display_name="options", tooltip="For the training nodes, and for Source Images."
+                    display_name="options", tooltip="For the training nodes, and for Domain Source Images."
                 )
             ],
         )

@@ -25,7 +25,7 @@ LARGE = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=["sd1", "sdxl"])
 def taught(request, comfy, host):
-    """Run the template that teaches a domain, with Load Checkpoint in place of Load Demo Model."""
+    """Run the template that teaches a domain, with Load Checkpoint in place of Load Sketchbook Demo Model."""
     path = write_checkpoint(host.base / "models" / "checkpoints", request.param)
     info = host.client.object_info()
     workflow = json.loads(make_workflows(info, SHORT)["01 teach a domain"])

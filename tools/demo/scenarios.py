@@ -31,7 +31,7 @@ TEACH, SAME, OTHER, ATTRIBUTES, SUBJECT, _, _, SWEEP, _ = WORKFLOWS
 LORA_NODE = "Load LoRA of the domain"
 Stages = dict[str, tuple[str, str]]  # title of a node -> what the bar says, key in the report
 TEACH_STAGES: Stages = {
-    "Source Images": ("draw source images", "source_images"),
+    "Domain Source Images": ("draw source images", "source_images"),
     "1  Erase Prior Attributes": ("erase what sks meant", "erase"),
     "2  Train Domain LoRA": ("learn the domain", "finetune"),
     "Draw: before": ("draw before", "draw"),
@@ -39,7 +39,7 @@ TEACH_STAGES: Stages = {
     "Draw: after learning": ("draw after learning", "draw"),
 }
 SUBJECT_STAGES: Stages = {
-    "Source Images": ("draw source images again", "subject"),
+    "Domain Source Images": ("draw source images again", "subject"),
     "Train Subject LoRA": ("learn the subject", "subject"),
     "Draw: subject in the domain": ("draw the subject in the domain", "subject"),
 }

@@ -1,4 +1,5 @@
-"""Write locales/en/nodeDefs.json, what translations are made from: python -m tools.make.locales --host COMFYUI
+"""Write locales/en/nodeDefs.json, of which translations are made:
+python -m tools.make.locales --host COMFYUI
 
 It has each text of the nodes that the host's page translates, by the keys that the page looks up. Then it
 prints the keys that the other languages lack, and those that they have too many.

@@ -1,8 +1,8 @@
 """What the notes in the workflows say, in Markdown; each paragraph becomes one line."""
 
 OWN_MODEL = """
-**With your own model** replace *Load Demo Model* by *Load Checkpoint* and set the sizes to the model's (512
-for Stable Diffusion 1.x). Then take the paper's settings, which are also those of a fresh node:
+**With your own model** replace *Load Sketchbook Demo Model* by *Load Checkpoint* and set the sizes to the
+model's (512 for Stable Diffusion 1.x). Then take the paper's settings, which are also those of a fresh node:
 
 | | this demo | Stable Diffusion 1.x |
 |---|---|---|
@@ -36,7 +36,7 @@ Next: the workflows 02 to 05 and 08 draw with the domain.
 OWN_IMAGES = """
 **Your own images**: about ten, all of one category. They share what the domain is about, and differ in
 everything else. Put them into a folder inside `input`, press **R**, and connect *Load Domain Images* in
-place of *Demo Images*. Or join *Load Image* nodes by *Batch Images*.
+place of *Sketchbook Demo Images*. Or join *Load Image* nodes by *Batch Images*.
 
 Change **category** in *Domain Prompts* to the noun that fits them.
 """
@@ -91,9 +91,9 @@ SUBJECT = """
 # With a subject LoRA
 
 *Olis* is one particular character that the model has never seen. Five pictures teach the word **olis** to
-the model, with the target and prior terms alone: two weights in *Training Options* are 0, which makes this
-DreamBooth with LoRA. The prior has a weight of {subject_prior_weight:g} here, as the small model would learn
-too little of the character with the usual 1.
+the model, with the target and prior terms alone: two weights in *Domain Training Options* are 0, which
+makes this DreamBooth with LoRA. The prior has a weight of {subject_prior_weight:g} here, as the small model
+would learn too little of the character with the usual 1.
 
 Then the subject and the domain are chained, and "a sks olis face" asks for both. The subject is loaded with a
 strength of {strength_of_subject:g}. Expect the domain to win: the small model learns a style more easily than
@@ -116,16 +116,17 @@ paper's is 1, and still it learns the domain here and of the subject little. 05 
 
 "a sks olis face" asks for both. To chain a subject's LoRA with a domain's instead, see 05.
 
-Your subject is of another category than your images? Draw its source images by a second *Source Images* with
-its prompts, and connect them to the subject's *Dataset* and, as *subject_dataset*, to *1  Erase both words*.
+Your subject is of another category than your images? Draw its source images by a second *Domain Source
+Images* with its prompts, and connect them to the subject's *Domain Dataset* and, as *subject_dataset*, to *1  Erase
+both words*.
 """
 
 CATEGORIES = """
 # Several categories
 
 Six faces and four houses in the same style, {domain}, teach it together. *Domain Prompts* names both,
-**face, house**, and *Dataset* says which image is which: **6 face, 4 house**. The model draws source images
-of each, and each training step is of one.
+**face, house**, and *Domain Dataset* says which image is which: **6 face, 4 house**. The model draws source
+images of each, and each training step is of one.
 
 A style that two categories share is told apart more easily from what each of them shows. The last row draws
 cars, which were not taught.
@@ -137,9 +138,9 @@ cars, which were not taught.
 SWEEP = """
 # Choose an enhancement
 
-How much enhancement a category takes differs. *Enhancement Sweep* draws the same houses with both modes and
-several strengths, as one picture with labels. A column further to the right has more of the domain, until the
-pictures look overdone.
+How much enhancement a category takes differs. *Domain Enhancement Sweep* draws the same houses with both
+modes and several strengths, as one picture with labels. A column further to the right has more of the domain,
+until the pictures look overdone.
 
 Take the row and the column that you like over to *Domain Enhancement*. It stands between the LoRA and any
 sampler, here the host's own KSampler, and costs one more evaluation in each step.

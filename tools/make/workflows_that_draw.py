@@ -71,7 +71,7 @@ def choose_enhancement(g: Workflow) -> None:
     words = g.words(model["clip"], category="house")
     inputs = g.latent_and_seed("fixed")
     few = g.pictures("Pictures of the sweep", min(3, g.numbers.pictures))
-    sweep = g.sweep(domain, words, model, [few, inputs[1]], "Enhancement Sweep")
+    sweep = g.sweep(domain, words, model, [few, inputs[1]], "Domain Enhancement Sweep")
     grid = g.save(sweep["grid"], "Modes and strengths", "08_sweep", tall=420)
     enhanced = g.node(
         "DomainGalleryEnhancement", title="Domain Enhancement", colour=PURPLE, wide=300,

@@ -57,7 +57,7 @@ class Lora(Kind):
         if rank > wanted:
             raise AdapterError(
                 f"Expected a rank of at least {rank} to go on with this LoRA, got {wanted}. "
-                "Raise the rank in Training Options."
+                "Raise the rank in Domain Training Options."
             )
         if rank < wanted:
             a = torch.cat([a.float(), fresh[A][rank:]])

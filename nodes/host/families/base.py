@@ -89,7 +89,7 @@ class Family:
         """
         raise InputError(
             f"Expected a model with features for the similarity term, got a {type(model.model).__name__}. "
-            "Set the similarity weight to 0 in Training Options."
+            "Set the similarity weight to 0 in Domain Training Options."
         )
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:

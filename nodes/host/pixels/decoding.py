@@ -12,7 +12,7 @@ from ....domaingallery_core.errors import InputError, shown
 from .encoding import check_vae
 from .latents import vae_latents
 
-OTHERWISE = "Connect the VAE that belongs to the model to Dataset."
+OTHERWISE = "Connect the VAE that belongs to the model to Domain Dataset."
 
 
 class HostDecoder:

@@ -40,7 +40,7 @@ def training_latents(model: ModelPatcher, latents: Tensor) -> Tensor:
     if latents.shape[1] != expected:
         raise InputError(
             f"Expected images encoded with the VAE of this model ({expected} channels), "
-            f"got {latents.shape[1]} channels. Connect the VAE that belongs to the model to Dataset."
+            f"got {latents.shape[1]} channels. Connect the VAE that belongs to the model to Domain Dataset."
         )
     plain = latents.clone().to("cpu", torch.float32)
     return without_frames(model.model.process_latent_in(with_frames(model, plain)))

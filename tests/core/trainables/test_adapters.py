@@ -150,7 +150,7 @@ def test_an_adapter_of_another_kind_is_refused_with_what_to_choose():
     with inject(network(), AdapterSettings(kind="loha")) as other:
         state = other.state_dict()
 
-    message = "Expected a LoRA to go on with, got a LoHa. Choose 'loha' in Training Options"
+    message = "Expected a LoRA to go on with, got a LoHa. Choose 'loha' in Domain Training Options"
     with inject(network()) as adapter, pytest.raises(AdapterError, match=message):
         adapter.load(state)
 

@@ -1,4 +1,4 @@
-"""The Dataset node: categories, masks, crops, buckets, posteriors, and images of all kinds."""
+"""The Domain Dataset node: categories, masks, crops, buckets, posteriors, and images of all kinds."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ IMAGES = torch.rand(3, 32, 32, 3)
 @pytest.mark.parametrize(
     ("source", "target", "options", "message"),
     [
-        ([], None, {}, "Expected source_images to be source images of Source Images or images, got nothing"),
+        ([], None, {}, "source_images to be source images of Domain Source Images or images, got nothing"),
         (SOURCE, [IMAGES, torch.rand(1, 9, 9, 3)], {}, r"number 4\) of about 32 x 32 pixels.*got 9 x 9"),
         (SOURCE, IMAGES, {"masks": torch.ones(2, 32, 32)}, "a mask for each of the 3 images.*got 2"),
         (SOURCE, IMAGES, {"masks": torch.zeros(3, 32, 32)}, "a black one for image 1"),

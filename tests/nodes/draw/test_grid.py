@@ -1,4 +1,4 @@
-"""Labelled Grid: pictures in rows and columns, and notes."""
+"""Labelled Image Grid: pictures in rows and columns, and notes."""
 
 from __future__ import annotations
 

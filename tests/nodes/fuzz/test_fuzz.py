@@ -36,7 +36,11 @@ CORPUS = [
     ("DomainGalleryDataset", {"prompts": None}, None),
     ("DomainGalleryDataset", {"vae": Made("vae", ("nan",))}, "Expected (finite latents|images) from the VAE"),
     ("DomainGalleryDataset", {"vae": Made("vae", ("empty",))}, "latents from the VAE, one of each of"),
-    ("DomainGalleryTrain", {"options": 0.5}, "Expected options to be options of Training Options, got 0.5"),
+    (
+        "DomainGalleryTrain",
+        {"options": 0.5},
+        "Expected options to be options of Domain Training Options, got 0.5",
+    ),
     ("DomainGalleryTrain", {"erased": {"a": 1}}, "Expected erased to hold tensors by names, got 1 by 'a'"),
     ("DomainGalleryTrain", {"erased": Made("lora", ("nan",))}, "Expected erased of plain numbers"),
     ("DomainGalleryOptions", {"targets": "*a" * 1000 + "b"}, None),

@@ -17,7 +17,7 @@ from tools.make.workflows import DEMO
 
 
 def options(nodes, **changes):
-    """Return what a Training Options gives, which is fresh but for some changes."""
+    """Return what a Domain Training Options gives, which is fresh but for some changes."""
     kind = nodes("nodes.train.training_options").DomainGalleryOptions
     fresh = {part.id: part.default for part in kind.define_schema().inputs}
     return kind.execute(**fresh | changes)[0]

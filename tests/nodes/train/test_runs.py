@@ -32,7 +32,7 @@ def train(nodes, model, **changes):
 
 
 def test_a_cancelled_training_goes_on_to_the_same_bytes(nodes, model, output, said, cancel_at):
-    """Also under Run Options that differ; the checkpoint of the cancel is gone at the end."""
+    """Also under Domain Run Options that differ; the checkpoint of the cancel is gone at the end."""
     options = nodes("nodes.sockets").RunOptions(preview_every=2, preview_count=1, preview_steps=2)
     expected = train(nodes, model)
     folder = output / "domaingallery" / "checkpoints"
@@ -153,7 +153,7 @@ def test_previews_begin_with_the_base_model_and_change_nothing(nodes, model, run
 
     assert same(plain[0], watched[0])
     blocked = plain[3]
-    assert "Set preview_every in Run Options" in blocked.message
+    assert "Set preview_every in Domain Run Options" in blocked.message
     columns = watched[3].shape[2] // 3  # steps 0, 3 and 6
     pictures = [watched[3][:, 20:, i * columns : (i + 1) * columns] for i in range(3)]
     assert not torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[1], pictures[2])
