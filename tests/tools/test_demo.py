@@ -290,7 +290,11 @@ def test_the_whole_job_writes_all_files(host, tiny):
     assert "a sks face" in verdict(report)
     assert (tiny / "loras" / "domain.safetensors").exists() and (tiny / "docs" / "gallery.png").exists()
     shown = {path.stem for path in (tiny / "workflows").glob("*.jpg")}
-    assert set(WORKFLOWS) - shown == {"06 a subject with the domain", "07 several categories"}
+    assert set(WORKFLOWS) - shown == {
+        "06 a subject with the domain",
+        "07 several categories",
+        "09 compare methods",
+    }
 
 
 def test_a_refused_prompt_ends_in_one_line(tiny, monkeypatch, capsys):

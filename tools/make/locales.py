@@ -29,10 +29,15 @@ def english(info: dict[str, Any]) -> dict[str, Any]:
 
 def of_node(node: dict[str, Any]) -> dict[str, Any]:
     """Return the texts of a node: of the node itself, of its inputs by name, of its outputs by place."""
-    inputs = {}
+    tooltips: dict[str, set[str]] = {}
     for part in ("required", "optional"):
         for name, tooltip in of_inputs(node["input"].get(part, {})):
-            inputs[name.replace(".", "_")] = {"name": name.rpartition(".")[2], "tooltip": tooltip}
+            tooltips.setdefault(name, set()).add(tooltip)
+    inputs = {}
+    for name, texts in tooltips.items():
+        inputs[name.replace(".", "_")] = {"name": name.rpartition(".")[2]}
+        if len(texts) == 1:  # the page looks up one for all choices
+            inputs[name.replace(".", "_")]["tooltip"] = texts.pop()
     outputs = {
         str(i): {"name": name, "tooltip": tooltip}
         for i, (name, tooltip) in enumerate(zip(node["output_name"], node["output_tooltips"], strict=True))

@@ -117,8 +117,8 @@ paper's is 1, and still it learns the domain here and of the subject little. 05 
 "a sks olis face" asks for both. To chain a subject's LoRA with a domain's instead, see 05.
 
 Your subject is of another category than your images? Draw its source images by a second *Domain Source
-Images* with its prompts, and connect them to the subject's *Domain Dataset* and, as *subject_dataset*, to *1  Erase
-both words*.
+Images* with its prompts, and connect them to the subject's *Domain Dataset* and, as *subject_dataset*, to
+*1  Erase both words*.
 """
 
 CATEGORIES = """
