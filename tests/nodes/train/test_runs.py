@@ -211,10 +211,13 @@ def test_the_oldest_stopped_trainings_make_room_before_the_first_step(at_the_fir
 
 
 @pytest.mark.parametrize("setting", ["on", "off", "automatic"])
-def test_run_options_say_whether_blocks_are_computed_twice(at_the_first_step, model, run_options, setting):
+def test_run_options_say_whether_blocks_are_computed_twice(
+    nodes, at_the_first_step, model, run_options, setting
+):
     """A tiny model needs it only where it is asked for."""
+    blocks = nodes("nodes.host.families").family_of(model).blocks(model.model.diffusion_model)
     changed = at_the_first_step(
-        lambda: any("forward" in module.__dict__ for module in model.model.modules()),
+        lambda: any("forward" in block.__dict__ for block in blocks),
         run_options=run_options(gradient_checkpointing=setting),
     )
 
@@ -351,6 +354,25 @@ def test_gradient_checkpointing_gives_the_same_gradients_in_a_fraction_of_the_me
     assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
     assert little < 0.5 * much
     assert automatic == much  # a tiny model needs none
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_random_state_is_kept_for_a_block_only_where_something_is_drawn_in_it(
+    nodes, model, run_options, monkeypatch, dropout
+):
+    memory, found = nodes("nodes.host.network.memory"), []
+    real = memory.checkpoint
+
+    def noted(*args, **kwargs):
+        found.append(kwargs["preserve_rng_state"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(memory, "checkpoint", noted)
+    options = nodes("nodes.sockets").TrainingOptions(dropout=dropout)
+    chosen = run_options(gradient_checkpointing="on", preview_every=0)
+    train(nodes, model, steps=1, options=options, run_options=chosen)
+
+    assert set(found) == {dropout > 0}
 
 
 @pytest.mark.parametrize(("dtype", "wanted"), [("float16", "automatic"), ("float32", "bfloat16")])
