@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -117,6 +118,7 @@ class Released:
                 raise SystemExit(
                     f"Expected what the released code needs, got: {error}. Install it."
                 ) from error
+            _checkpointing_of_diffusers(program.UNet2DConditionModel)
             root = Path(folder)
             write_model(root / "model", width)
             for kind in ("target", "source"):
@@ -145,9 +147,18 @@ class Released:
 
         own, self.program.tqdm = self.program.tqdm, Bar
         try:
-            self.program.main(self.program.parse_args(self.arguments))
+            arguments = self.program.parse_args(self.arguments)
+            arguments.validation_prompt = None  # no pictures, which are no part of a step
+            self.program.main(arguments)
         finally:
             self.program.tqdm = own
+
+
+def _checkpointing_of_diffusers(unet: type) -> None:
+    """Let a UNet be switched to gradient checkpointing by a newer diffusers than it was written for."""
+    own = vars(unet).get("_set_gradient_checkpointing")
+    if own is not None and "enable" not in inspect.signature(own).parameters:
+        del unet._set_gradient_checkpointing  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 A UNet laid out as that of SD1.x with random weights is trained by the pack's own loop: both stages, with and
 without gradient checkpointing, from a base in float32, bfloat16 and float16. After each step the bare UNet,
-without an adapter, evaluates once more what that step asked for, forward, and back as far as the adapter needs
-it. This is the limit: what any training on these evaluations takes at least. They take turns, so that whatever
-else the machine does falls on both. Exit 1 where the steps of a row take more than 1.05 times that.
+without an adapter, evaluates once more what that step asked for, forward, and back as far as the adapter
+needs it. This is the limit: what any training on these evaluations takes at least. They take turns, so that
+whatever else the machine does falls on both. Exit 1 where the steps of a row take more than 1.05 times that.
 
 Seconds are those of one processor; on a GPU, of the clock, with the device waited for. The memory is the most
 that is alive at once in a step, and in these evaluations, besides weights. A base that computes in another
@@ -12,8 +12,8 @@ precision than it is stored in (all but float32 on a CPU) is cast for each call,
 
 --released DIR takes a checkout of the authors' code, which needs diffusers, accelerate, transformers and
 tensorboard. Its own loop runs stage 2 in turns with this one, on a UNet as large, in float32, with gradient
-checkpointing as published; VAE and text encoder are tiny there. Exit 1 where a step here takes more than 0.62 of
-its time.
+checkpointing as published; VAE and text encoder are tiny there. Exit 1 where a step here takes more than 0.62
+of its time.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=32, help="side of the latents")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3, help="steps that count")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, metavar="DTYPE")
-    parser.add_argument("--stages", nargs="+", choices=STAGES.values(), default=[*STAGES.values()])
+    parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=DTYPES, metavar="DTYPE")
+    parser.add_argument("--stages", nargs="*", choices=STAGES.values(), default=[*STAGES.values()])
     parser.add_argument("--peft", action="store_true", help="let peft compute its layers")
     parser.add_argument("--released", type=Path, help="a checkout of the authors' code")
     options = parser.parse_args()
