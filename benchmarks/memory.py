@@ -1,15 +1,22 @@
-"""Measure the memory of a training: python -m benchmarks.memory --host COMFYUI [--width 320 --size 64]
+"""Measure the memory of a training: python -m benchmarks.memory --host COMFYUI [--sizes 320x64]
 
-A UNet laid out as that of SD1.x with random weights is trained by the pack's own node, once without and once
-with gradient checkpointing, each in a process of its own. The table has what is resident (and, on a GPU,
-allocated) by the host that has drawn a picture, less the weights; by the same with the weights; at most while
-they are trained; and afterwards. Activations are those of the losses of one step and their gradient, measured
-apart, without the node around it. Exit 1 when a training takes more than 1.15 times base weights, activations
-and optimizer over what the host takes.
+UNets laid out as that of SD1.x with random weights are trained by the pack's own node, without and with
+gradient checkpointing, each in a process of its own. The first table has what is resident (and, on a GPU,
+allocated) by the host that has drawn a picture, less the weights; by the same with the weights; at most
+while they are trained; and afterwards. Activations are those of the losses of one step and their gradient,
+as tensors that are alive at once, in the precision that the training has, measured apart, without the node
+around it. Exit 1 when a training takes more than 1.15 times base weights, activations and optimizer over
+what the host takes.
+
+The first training of a process takes about 100 MiB that no later one takes and none gives back: libraries
+that are loaded, and the code that torch makes for backward passes. They belong to no model, and are most of
+a small one: without them counted for the host, a UNet of width 64 had a ratio of 1.5 with checkpointing. So
+a tiny UNet is trained for a step first, and what is resident then is the host's.
 
 On Linux the C library is told to give freed memory back at once; it would keep some of it otherwise.
 
-With the width 320 and the size 64 it is the UNet of Stable Diffusion 1.5 at 512 x 512 pixels.
+Sizes are channels of the first level, a multiple of 32, and the side of the latents. 320x64 is the UNet of
+Stable Diffusion 1.5 at 512 x 512 pixels.
 """
 
 from __future__ import annotations
@@ -32,39 +39,57 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.random_model import random_model
+from benchmarks.random_training import Pack, Training
 from benchmarks.unet_denoiser import find_host
-from tools.host.load_pack import ROOT, load_pack
+from tools.host.load_pack import ROOT
 
 LIMIT = 1.15
 MIB = 2**20
+SIZES = ("32x32", "64x16", "64x32")
+#: The least that there is, for what the first training of a process takes.
+TINY = 32, 8
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.memory", description=__doc__.partition("\n")[0])
     parser.add_argument("--host", help="folder of ComfyUI; else COMFYUI_PATH")
-    parser.add_argument("--width", type=int, default=64, help="channels of the first level, a multiple of 32")
-    parser.add_argument("--size", type=int, default=32, help="side of the latents")
+    parser.add_argument("--sizes", nargs="+", type=sizes, default=[sizes(each) for each in SIZES])
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the base's weights")
-    parser.add_argument("--measure", choices=("activations", "training"), help=argparse.SUPPRESS)
-    parser.add_argument("--checkpointing", choices=("on", "off"), default="off", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=("on", "off"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.host = str(find_host(arguments.host))
     if arguments.measure:
         print(json.dumps(measure(arguments)))
         return 0
-    rows = {
-        setting: {**child("activations", setting), **child("training", setting)} for setting in ("off", "on")
-    }
-    return report(rows)
+    return report(
+        {
+            f"{width}x{size}, {setting}": child(arguments, width, size, setting)
+            for width, size in arguments.sizes
+            for setting in ("off", "on")
+        }
+    )
 
 
-def child(what: str, setting: str) -> dict[str, float]:
+def sizes(text: str) -> tuple[int, int]:
+    """Return width and size of "64x32"."""
+    width, _, size = text.partition("x")
+    return int(width), int(size)
+
+
+def child(arguments: argparse.Namespace, width: int, size: int, setting: str) -> dict[str, float]:
     """Measure in a process of its own, so that nothing of another measurement is resident."""
-    command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:]]
-    command += ["--measure", what, "--checkpointing", setting]
+    command = [sys.executable, "-m", "benchmarks.memory", "--host", arguments.host, "--measure", setting]
+    command += [
+        "--sizes",
+        f"{width}x{size}",
+        "--batch",
+        str(arguments.batch),
+        "--steps",
+        str(arguments.steps),
+    ]
+    command += ["--dtype", arguments.dtype] if arguments.dtype else []
     returned = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     run = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | returned
@@ -75,14 +100,20 @@ def child(what: str, setting: str) -> dict[str, float]:
 def report(rows: dict[str, dict[str, float]]) -> int:
     """Print the tables; return 1 where a training takes too much."""
     names = ("host", "base", "training", "after")
-    print(f"{'MiB':<28}" + "".join(f"{name:>10}" for name in names) + f"{'s a step':>10}")
+    print(
+        f"{'MiB: size, checkpointing':<28}" + "".join(f"{name:>10}" for name in names) + f"{'s a step':>10}"
+    )
     for setting, row in rows.items():
         for kind in ("resident", "allocated"):
             if f"{kind} base" in row:
                 cells = "".join(f"{row[f'{kind} {name}'] / MIB:10.0f}" for name in names)
-                print(f"{f'checkpointing {setting}, {kind}':<28}{cells}{row['seconds']:10.2f}")
+                print(f"{f'{setting}, {kind}':<28}{cells}{row['seconds']:10.2f}")
     parts = ("weights", "activations", "optimizer")
-    print(f"\n{'MiB':<28}" + "".join(f"{name:>13}" for name in parts) + f"{'training':>12}{'ratio':>8}")
+    print(
+        f"\n{'MiB: size, checkpointing':<28}"
+        + "".join(f"{name:>13}" for name in parts)
+        + f"{'training':>12}{'ratio':>8}"
+    )
     worst = 0.0
     for setting, row in rows.items():
         kind = "allocated" if "allocated base" in row else "resident"
@@ -90,54 +121,46 @@ def report(rows: dict[str, dict[str, float]]) -> int:
         ratio = taken / sum(row[name] for name in parts)
         worst = max(worst, ratio)
         cells = "".join(f"{row[name] / MIB:13.0f}" for name in parts)
-        print(f"{f'checkpointing {setting}':<28}{cells}{taken / MIB:12.0f}{ratio:8.2f}")
+        print(f"{setting:<28}{cells}{taken / MIB:12.0f}{ratio:8.2f}")
     print(f"\nworst ratio {worst:.2f}, limit {LIMIT}: {'passed' if worst <= LIMIT else 'FAILED'}")
     return 0 if worst <= LIMIT else 1
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Measure the activations of one step, or a whole training."""
-    pack = load_pack(Path(arguments.host))
-    import peft  # noqa: F401  (it takes memory of its own)
-
-    modules = {name.removeprefix(f"{pack.__name__}."): module for name, module in sys.modules.items()}
-    found: dict[str, float] = {}
-    model = random_model(arguments.width, arguments.dtype and getattr(torch, arguments.dtype))
-    found |= {"weights": float(sum(p.nbytes for p in model.model.diffusion_model.parameters()))}
-    training = modules["nodes.train.training"]
-    sockets = modules["nodes.sockets"]
-    examples = modules["domaingallery_core.data.examples"].Examples
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(2 * arguments.batch, 4, arguments.size, arguments.size, generator=generator)
-    images = sockets.LatentPart(source=examples(latents), target=examples(latents[: arguments.batch] * 0.9))
-    dataset = sockets.LatentDataset((images,))
-    category = sockets.CategoryPrompts(
-        identifier="sks", category="face",
-        **{name: [[torch.randn(1, 77, 768, generator=generator), {}]]
-           for name in ("target", "source", "bare", "empty")},
-    )  # fmt: skip
-    prompts = sockets.DomainPrompts((category,))
-    options = sockets.TrainingOptions(batch_size=arguments.batch)
-    plan = options.plan("domaingallery", arguments.steps, 1e-4, 0)
-    if arguments.measure == "activations":
-        return found | activations(modules, model, prompts, dataset, plan, arguments.checkpointing)
-    run_options = sockets.RunOptions(preview_every=0, gradient_checkpointing=arguments.checkpointing)
-    draw(model, category, latents[:1])
+    """Measure a whole training, and then the activations of one step."""
+    pack, [size] = Pack(Path(arguments.host)), arguments.sizes
+    first = Training.of(pack, *TINY, arguments.batch, arguments.dtype)
+    run(first, first.plan("domaingallery", 1), arguments.measure)
+    del first
+    gc.collect()
+    training = Training.of(pack, *size, arguments.batch, arguments.dtype)
+    plan, model = training.plan("domaingallery", arguments.steps), training.model
+    found = {"weights": float(sum(p.nbytes for p in model.model.diffusion_model.parameters()))}
+    draw(model, training.prompts.first, training.latents[:1])
     gc.collect()
     for kind, value in now(model).items():
         found |= {f"{kind} base": value, f"{kind} host": value - found["weights"]}
     if model.load_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.load_device)
     began = time.perf_counter()
-    with Peak() as peak, torch.inference_mode():
-        training.run(model, prompts, dataset, plan, None, options=run_options)
+    with Peak() as peak:
+        run(training, plan, arguments.measure)
     found["seconds"] = (time.perf_counter() - began) / arguments.steps
     found["resident training"] = peak.value
     if model.load_device.type == "cuda":
         found["allocated training"] = float(torch.cuda.max_memory_allocated(model.load_device))
     gc.collect()
     found |= {f"{kind} after": value for kind, value in now(model).items()}
-    return found
+    return found | activations(training, plan, arguments.measure)
+
+
+def run(training: Training, plan: Any, checkpointing: str) -> None:
+    """Train as the node does."""
+    options = training.pack["nodes.sockets"].RunOptions(preview_every=0, gradient_checkpointing=checkpointing)
+    with torch.inference_mode():
+        training.pack["nodes.train.training"].run(
+            training.model, training.prompts, training.dataset, plan, None, options=options
+        )
 
 
 def draw(model: Any, prompts: Any, latents: Tensor) -> None:
@@ -151,35 +174,18 @@ def draw(model: Any, prompts: Any, latents: Tensor) -> None:
         )  # fmt: skip
 
 
-def activations(
-    modules: dict[str, Any], model: Any, prompts: Any, dataset: Any, plan: Any, checkpointing: str
-) -> dict[str, float]:
+def activations(training: Training, plan: Any, checkpointing: str) -> dict[str, float]:
     """Return the bytes that the losses of one step and their gradient need, and those of the optimizer."""
-    core = {
-        name: modules[f"domaingallery_core.{name}"]
-        for name in ("trainables.adapters", "data.parts", "methods")
-    }
-    host = modules["nodes.host.model"]
-    saving = modules["nodes.host.network.memory"]
-    with (
-        torch.inference_mode(),
-        host.training(model) as device,
-        saving.precision(model, plan.precision),
-        saving.gradient_checkpointing(model, checkpointing),
-    ):
-        data, denoiser = modules["nodes.train.data"], host.HostDenoiser(model)
-        pairs = {"domain": data.with_prompts(prompts, dataset)}
-        [part] = data.training_parts(model, denoiser, pairs, plan)
-        seed = torch.Generator().manual_seed(0)
-        network = model.model.diffusion_model
-        with core["trainables.adapters"].Adapter.inject(network, plan.adapter, seed) as adapter:
-            trained = float(sum(p.nbytes for p in adapter.parameters()))
-            sources = part.source.latents[: plan.data.batch_size]
-            batch = core["data.parts"].Batch(part, part.target.latents, sources)
-            noised = core["methods"].draw({"domain": batch}, denoiser.process, seed)
-            with Live(device) as live:
-                terms = plan.method.terms(denoiser, adapter, noised)
-                plan.method.total(terms).backward()
+    batch = training.pack["domaingallery_core.data.parts"].Batch
+    draw = training.pack["domaingallery_core.methods"].draw
+    with training.ready(plan, checkpointing) as (denoiser, adapter, [part], device):
+        trained = float(sum(p.nbytes for p in adapter.parameters()))
+        sources = part.source.latents[: plan.data.batch_size]
+        read = batch(part, part.target.latents, sources).to(device)
+        noised = draw({"domain": read}, denoiser.process, torch.Generator().manual_seed(0))
+        with Live(device) as live:
+            terms = plan.method.terms(denoiser, adapter, noised)
+            plan.method.total(terms).backward()
     # weights, gradients and two moments; the gradients are part of what the backward pass left alive
     return {"activations": live.most, "optimizer": 3 * trained}
 

@@ -389,6 +389,25 @@ def test_gradient_checkpointing_gives_the_same_gradients_in_a_fraction_of_the_me
     assert automatic == much  # a tiny model needs none
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_random_state_is_kept_for_a_block_only_where_something_is_drawn_in_it(
+    nodes, model, run_options, monkeypatch, dropout
+):
+    memory, found = nodes("nodes.host.network.memory"), []
+    real = memory.checkpoint
+
+    def noted(*args, **kwargs):
+        found.append(kwargs["preserve_rng_state"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(memory, "checkpoint", noted)
+    options = nodes("nodes.sockets").TrainingOptions(dropout=dropout)
+    chosen = run_options(gradient_checkpointing="on", preview_every=0)
+    train(nodes, model, steps=1, options=options, run_options=chosen)
+
+    assert set(found) == {dropout > 0}
+
+
 @pytest.mark.parametrize(("dtype", "wanted"), [("float16", "automatic"), ("float32", "bfloat16")])
 def test_half_precision_trains_to_finite_weights(nodes, dtype, wanted):
     """A base in float16 computes in float32 on a CPU; its gradients would overflow."""
