@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.memory import Live
 from tests.nodes import training
 from tests.nodes.tiny import host_module, same, tiny_model, tiny_prompts, weights_of
 from tests.nodes.training import draw
@@ -108,6 +109,26 @@ def test_the_node_says_what_a_training_takes(nodes, model, said, free, tried, ru
         cramped,
     )
     assert any("A step takes about" in text and "which may not do" in text for text in said)
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_an_estimate_is_what_a_step_takes_within_a_quarter(
+    nodes, model, monkeypatch, run_options, tried, setting
+):
+    """That is what tensors alive at once take, as on a GPU."""
+    fitting, found = nodes("domaingallery_core.memory.fitting").Fitting, []
+    begin = fitting.begin
+
+    def begun(self, trial, steps):
+        begin(self, trial, steps)
+        with Live(torch.device("cpu")) as live:
+            trial.step()
+        found.append(self.estimate.activations / live.most)
+
+    monkeypatch.setattr(fitting, "begin", begun)
+    train(nodes, model, run_options=run_options(gradient_checkpointing=setting))
+
+    assert 0.75 < found[0] < 1.25
 
 
 def test_previews_and_validation_are_part_of_the_time(nodes):
