@@ -23,6 +23,7 @@ from ..files.kept import keep_within_bounds
 from ..host.families import Drawing, family_of
 from ..host.identity import is_told, model_identity
 from ..host.pixels.encoding import at_once, check_vae, decoded
+from ..host.pixels.latents import has_frames
 from ..host.progress import Progress, duration, node_id
 from ..host.text import check_text_encoder
 from ..inputs import SEEDS, cfg_input, sampler_input, scheduler_input, seed_input, steps_input
@@ -178,9 +179,9 @@ def empty_latents(model, count: int, width: int, height: int) -> Tensor:
     """Return zeros of the shape (N C H W) that a model draws images of this size from.
 
     Raises:
-        InputError: the images would be smaller than a latent.
+        InputError: the images would be smaller than a latent, or the model draws something else.
     """
-    form = model.get_model_object("latent_format")
+    form, frames = model.get_model_object("latent_format"), has_frames(model)
     ratio = form.spacial_downscale_ratio
     if min(width, height) < SMALLEST * ratio:
         raise InputError(
@@ -188,7 +189,7 @@ def empty_latents(model, count: int, width: int, height: int) -> Tensor:
             "Enter a larger size, or 0 for what suits the model."
         )
     latents = torch.zeros(count, form.latent_channels, height // ratio, width // ratio)
-    return latents.unsqueeze(2) if form.latent_dimensions == 3 else latents
+    return latents.unsqueeze(2) if frames else latents
 
 
 def draw(

@@ -30,6 +30,7 @@ from ..host.families import Family, family_of
 from ..host.families.names import key_map
 from ..host.identity import model_identity
 from ..host.model import HostDenoiser, training
+from ..host.network.held import check_held
 from ..host.network.memory import gradient_checkpointing, precision
 from ..host.pixels.decoding import HostDecoder, vae_patcher
 from ..host.progress import duration, node_id, warned
@@ -98,6 +99,7 @@ def run(
         beside.append(vae_patcher(dataset.vae))
     names, loads = family.names(model.model) | trained.names(), key_map(model.model) | trained.loads()
     live = Live(node, model, plan.optimizer.steps)
+    check_held(model)
     plan = suited(plan, family)
     warn_of_rate(plan, model.model.diffusion_model)
     live.progress.say("looking at the model")
