@@ -1,4 +1,4 @@
-"""In a real host: a checkpoint without a text encoder, and a LoRA of another family; a sentence on the node."""
+"""In a real host: a checkpoint without a text encoder, and a LoRA of another family; a sentence each."""
 
 from __future__ import annotations
 
