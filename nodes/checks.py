@@ -57,8 +57,9 @@ def check_value(part: io.Input, value: Any) -> None:
         kinds = [KINDS[kind] for kind in part.get_io_type().split(",") if kind in KINDS]
         if kinds and not any(fits(value) for fits, _, _ in kinds):
             wanted = " or ".join(name for _, name, _ in kinds)
+            told = ABSENT.get(part.get_io_type()) if value is None else None
             raise InputError(
-                f"Expected {part.id} to be {wanted}, got {shown(value)}. Connect {part.id} anew."
+                f"Expected {part.id} to be {wanted}, got {shown(value)}. {told or f'Connect {part.id} anew.'}"
             )
         for fits, _, check in kinds:
             if check is not None and fits(value):
@@ -222,6 +223,11 @@ def _is(kind: Any) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kind)
 
 
+#: What to do about what a checkpoint may not have.
+ABSENT = {
+    "CLIP": "If it is from a checkpoint, that has none: load the text encoder of the model by itself.",
+    "VAE": "If it is from a checkpoint, that has none: load the VAE of the model by itself.",
+}
 Kind = tuple[Callable[[Any], bool], str, Callable[[str, Any], None] | None]
 #: What comes through a socket: whether a value is of its type, what that is, and what to look at in it.
 KINDS: dict[str, Kind] = {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...domaingallery_core.errors import InputError
 from .families import Drawing
+from .pixels.latents import has_frames
 
 #: Stands for a choice that the model makes; among numbers 0 does.
 AUTOMATIC = "automatic"
@@ -31,9 +32,9 @@ def empty_latents(model: ModelPatcher, count: int, width: int, height: int) -> T
     """Return zeros of the shape (N C H W) that a model draws images of this size from.
 
     Raises:
-        InputError: the images would be smaller than a latent.
+        InputError: the images would be smaller than a latent, or the model draws something else.
     """
-    form = model.get_model_object("latent_format")
+    form, frames = model.get_model_object("latent_format"), has_frames(model)
     ratio = form.spacial_downscale_ratio
     if min(width, height) < SMALLEST * ratio:
         raise InputError(
@@ -41,4 +42,4 @@ def empty_latents(model: ModelPatcher, count: int, width: int, height: int) -> T
             "Enter a larger size, or 0 for what suits the model."
         )
     latents = torch.zeros(count, form.latent_channels, height // ratio, width // ratio)
-    return latents.unsqueeze(2) if form.latent_dimensions == 3 else latents
+    return latents.unsqueeze(2) if frames else latents

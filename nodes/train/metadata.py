@@ -10,7 +10,6 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -21,6 +20,7 @@ from ...domaingallery_core.fingerprints import fingerprint
 from ...domaingallery_core.run.plan import TrainingPlan
 from ...domaingallery_core.trainables.kinds import KINDS
 from ..host.families import family_of
+from ..host.few_steps import file_of
 from ..host.identity import WEIGHTS
 from ..host.model import process_of
 from ..sockets import DomainPrompts
@@ -96,9 +96,8 @@ def of_model(model: ModelPatcher) -> dict[str, str]:
     kind = process_of(model).kind
     if kind != "flow":  # for which the standard has no word
         found["modelspec.prediction_type"] = kind
-    loader = getattr(model, "cached_patcher_init", None)  # which a loader of another pack may not set
-    if loader is not None and loader[1] and isinstance(loader[1][0], str):
-        found["ss_sd_model_name"] = Path(loader[1][0]).name
+    if file := file_of(model):
+        found["ss_sd_model_name"] = file
     return found
 
 

@@ -30,8 +30,10 @@ from ..host.closing import kept_at_exit
 from ..host.families import Family, family_of
 from ..host.families.names import key_map
 from ..host.far import far_rate
+from ..host.few_steps import few_steps
 from ..host.identity import model_identity
 from ..host.model import HostDenoiser, training
+from ..host.network.held import check_held
 from ..host.network.memory import gradient_checkpointing, precision
 from ..host.network.offloading import bring
 from ..host.pixels.decoding import HostDecoder, vae_patcher
@@ -99,6 +101,9 @@ def run(
         beside.append(vae_patcher(dataset.vae))
     names, loads = family.names(model.model) | trained.names(), key_map(model.model) | trained.loads()
     live = Live(node, model, plan.optimizer.steps)
+    check_held(model)
+    if text := few_steps(model):
+        log.warning("%s", text)
     plan = suited(plan, family)
     if far := far_rate(model, plan.method.name, plan.optimizer.learning_rate, plan.optimizer.optimizer):
         log.warning(far)
@@ -158,11 +163,7 @@ def run(
 
 
 def suited(plan: TrainingPlan, family: Family) -> TrainingPlan:
-    """Return a plan without what a family does not offer, and warn of that and of what suffers with it."""
-    if family.distilled:
-        log.warning(
-            "%s is made for few steps, which training blurs: pictures may need more of them.", family.name
-        )
+    """Return a plan without what a family does not offer, and warn of that."""
     if family.compares or not plan.method.uses("similarity"):
         return plan
     log.warning("The similarity term is switched off: this kind of model has no features to compare.")

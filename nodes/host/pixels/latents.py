@@ -9,10 +9,24 @@ from torch import Tensor
 from ....domaingallery_core.errors import InputError, shown
 
 
+def has_frames(model: ModelPatcher) -> bool:
+    """Tell whether the latents of a MODEL have an axis for frames.
+
+    Raises:
+        InputError: they are not those of images or films.
+    """
+    dimensions = model.get_model_object("latent_format").latent_dimensions
+    if dimensions not in (2, 3):
+        raise InputError(
+            f"Expected a model that draws images, got a {type(model.model).__name__}, whose latents have "
+            f"{dimensions} dimension(s). Connect another model."
+        )
+    return dimensions == 3
+
+
 def with_frames(model: ModelPatcher, latents: Tensor) -> Tensor:
     """Return latents (B C H W) as a MODEL's network takes them: B C 1 H W where it has an axis for frames."""
-    frames = model.get_model_object("latent_format").latent_dimensions == 3
-    return latents.unsqueeze(2) if frames and latents.ndim == 4 else latents
+    return latents.unsqueeze(2) if has_frames(model) and latents.ndim == 4 else latents
 
 
 def without_frames(latents: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gallery import PACK
 from tests.nodes.thin_models import MODELS
 from tests.nodes.tiny import conditioning, host_module, tiny_latents, tiny_model, tiny_prompts
 from tests.nodes.training import train
@@ -146,7 +147,54 @@ def test_a_base_that_is_made_for_few_steps_is_trained_with_a_warning(nodes, monk
     family = nodes("nodes.host.families").FAMILIES["stable diffusion"]
     monkeypatch.setattr(type(family), "distilled", True)
 
-    assert "made for few steps" in train(nodes, tiny_model()).ui["text"][0]
+    text = train(nodes, tiny_model()).ui["text"][0]
+
+    assert "A stable diffusion model is made for few steps, which training blurs" in text
+
+
+def test_families_that_are_made_for_few_steps_are_those(nodes):
+    families = nodes("nodes.host.families").FAMILIES
+
+    distilled = {name for name, family in families.items() if family.distilled}
+    assert distilled == {"flux schnell", "z-image", "krea2"}
+
+
+@pytest.mark.parametrize(
+    ("file", "warned"),
+    [
+        ("sd_xl_turbo_1.0_fp16.safetensors", True), ("sdxl_lightning_4step.safetensors", True),
+        ("DreamShaperXL-Lightning.safetensors", True), ("qwen_image_distill_full.safetensors", True),
+        ("Hyper-SD15-8steps.safetensors", True), ("some/turbo/sd_xl_base_1.0.safetensors", False),
+        ("hyperrealism_v3.safetensors", False), ("v1-5-pruned.ckpt", False),
+    ],
+)  # fmt: skip
+def test_a_base_that_is_called_after_few_steps_is_trained_with_a_warning(nodes, file, warned):
+    """Of SDXL and others nothing but the name of the file tells."""
+    model = tiny_model()
+    model.cached_patcher_init = (print, (f"/models/checkpoints/{file}", False))
+
+    text = nodes("nodes.host.few_steps").few_steps(model)
+
+    assert bool(text) == warned and (not warned or text.startswith(f"By its name, {file}"))
+    assert nodes("nodes.host.few_steps").few_steps(tiny_model()) == ""
+    if file.startswith("sd_xl_turbo"):
+        assert text in train(nodes, model, steps=1).ui["text"][0]
+
+
+def test_the_table_of_the_documents_has_every_family_with_its_numbers(nodes):
+    page = (PACK / "docs" / "families.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in row.split("|")] for row in page.splitlines() if row.startswith("| ")]
+    told = {row[1]: row[5] for row in rows if len(row) == 7}
+    families = nodes("nodes.host.families").FAMILIES
+    own = {n: f for n, f in families.items() if ".host.families." in type(f).__module__}
+
+    assert own.keys() - {"plain", "unet"} <= told.keys()
+    for name, text in told.items():
+        if name in own:
+            drawing = own[name].drawing
+            assert text.startswith(f"{drawing.size}, ")
+            for number, unit in ((f"{drawing.steps} steps", "steps"), (f"cfg {drawing.cfg:g}", "cfg")):
+                assert number in text or unit not in text, name
 
 
 def test_what_is_left_to_the_model_is_what_suits_it_and_what_is_typed_stays(nodes):
