@@ -1,4 +1,4 @@
-"""Load Domain Images: a folder of images of any kind, with their captions."""
+"""Load Domain Images: a folder of images of any kind, with their captions. Uploads: web/upload_images.js."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...domaingallery_core.errors import FileError, InputError, shown
 from ...domaingallery_core.pictures.grids import image_to_tensor
+from ..checks import check_text
 from ..host.progress import check_interrupt
 from ..node import Node
 from ..sockets import CATEGORY
@@ -36,12 +37,20 @@ class DomainGalleryLoadImages(Node):
             description="Loads all images of a folder inside input, in the order of their names, upright and "
             "in RGB whatever they are stored as, and the text beside each. A file that cannot be read is an "
             "error that names it.",
-            search_aliases=["load folder", "load images", "image folder", "captions", "few-shot images"],
+            search_aliases=[
+                "load folder",
+                "load images",
+                "image folder",
+                "upload images",
+                "captions",
+                "few-shot images",
+            ],
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=folder_paths.get_input_subfolders(),
-                    tooltip="A folder inside the host's input folder.",
+                    options=folders_with_images(),
+                    tooltip="A folder inside the host's input folder; those that hold images are listed. "
+                    "Below, upload some, or drop them onto the node.",
                 ),
                 io.Int.Input(
                     "largest_side",
@@ -72,12 +81,37 @@ class DomainGalleryLoadImages(Node):
         return io.NodeOutput(load_all(files, largest_side or None), captions)
 
     @classmethod
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        """Refuse a folder without images before anything runs, in words that say what to do."""
+        try:
+            if folder is not None:  # it may come through a link
+                check_text("folder", folder)
+                image_files(input_folder(folder))
+        except InputError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, folder: str, largest_side: int) -> str:
         digest = hashlib.sha256(f"{largest_side}".encode())
         for file in sorted(input_folder(folder).iterdir()):
             status = file.stat() if file.exists() else file.lstat()  # a link may lead nowhere
             digest.update(os.fsencode(file.name) + f" {status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+
+def folders_with_images() -> list[str]:
+    """Return the folders inside the input folder that hold images themselves."""
+    base = Path(folder_paths.get_input_directory())
+    return [name for name in folder_paths.get_input_subfolders() if _holds_images(base / name)]
+
+
+def _holds_images(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(os.path.splitext(entry.name)[1].lower() in SUFFIXES for entry in entries)
+    except OSError:  # gone meanwhile, or not ours to read
+        return False
 
 
 def input_folder(folder: str) -> Path:
@@ -106,7 +140,7 @@ def image_files(folder: Path) -> list[Path]:
     if not files:
         raise InputError(
             f"Expected images in the folder {shown(folder.name)}, got none. Put some there "
-            f"({', '.join(sorted(s[1:] for s in SUFFIXES))})."
+            f"({', '.join(sorted(s[1:] for s in SUFFIXES))}), or upload some on Load Domain Images."
         )
     return files
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import comfy.lora
 import folder_paths
-from comfy_api.v0_0_2 import io
+from comfy_api.v0_0_2 import io, ui
+from PIL import Image
 from torch import Tensor
 
 from ...domaingallery_core.errors import FileError, InputError, shown
@@ -20,6 +24,7 @@ from ...domaingallery_core.files.formats.comfyui import Comfyui
 from ...domaingallery_core.files.formats.kohya import Kohya
 from ...domaingallery_core.files.lora import format_of, save_lora
 from ...domaingallery_core.files.writing import clear_leftovers, read_tensors, refused
+from ...domaingallery_core.pictures.grids import image_to_tensor
 from ..host.progress import node_id, say, warned
 from ..node import Node
 from ..sockets import CATEGORY, Embedding, TrainedLora
@@ -61,6 +66,7 @@ class DomainGallerySaveLora(Node):
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The full path of the file.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -74,11 +80,18 @@ class DomainGallerySaveLora(Node):
             return save_lora(path, tensors, said, key_format=key_format, names=names, replace=False)
 
         path, saved = save_numbered(name, "loras", save)
-        text = (
-            f"saved {saved['subfolder']}/{path.name}, {', '.join(checked(path, key_format, tensors, lora))}"
+        found, header = read_tensors(path)
+        lines = [
+            f"saved {saved['subfolder']}/{path.name}",
+            ", ".join(checked(found, key_format, tensors, lora)),
+        ]
+        if trigger := header.get("modelspec.trigger_phrase"):
+            lines.insert(0, f"trigger words: {trigger}")  # first, as a node has room for few lines
+        say(node_id(cls), "\n".join(lines))
+        return io.NodeOutput(
+            str(path),
+            ui={"loras": [saved], "text": ["\n".join([*lines, *warned()])], **picture(header, cls)},
         )
-        say(node_id(cls), text)
-        return io.NodeOutput(str(path), ui={"loras": [saved], "text": ["\n".join([text, *warned()])]})
 
 
 def tensors_of(lora: Mapping[str, Tensor], key_format: str) -> Mapping[str, Tensor]:
@@ -99,10 +112,9 @@ def tensors_of(lora: Mapping[str, Tensor], key_format: str) -> Mapping[str, Tens
 
 
 def checked(
-    path: Path, key_format: str, tensors: Mapping[str, Tensor], lora: Mapping[str, Tensor]
+    found: Mapping[str, Tensor], key_format: str, tensors: Mapping[str, Tensor], lora: Mapping[str, Tensor]
 ) -> list[str]:
-    """Return what there is to say of a file, which is read again as the host's loaders do."""
-    found, metadata = read_tensors(path)
+    """Return what there is to say of what is in a file, read as the host's loaders do."""
     said = [f"{key_format} names"]
     if isinstance(lora, TrainedLora):
         patches = comfy.lora.load_lora(found, lora.loads, log_missing=False)
@@ -115,9 +127,23 @@ def checked(
                 "other programs; to draw with it here, save in the kohya format.",
                 len(unread), len(found), shown(unread[0]),
             )  # fmt: skip
-    if trigger := metadata.get("modelspec.trigger_phrase"):
-        said.append(f'trigger words: "{trigger}"')
     return said
+
+
+def picture(header: Mapping[str, str], cls: type[io.ComfyNode]) -> dict[str, Any]:
+    """Return the picture in the header of a file as a client shows it on a node; nothing where there is none.
+
+    It is only looked at: one that cannot be shown ends nothing.
+    """
+    kind, _, text = header.get("modelspec.thumbnail", "").partition(",")
+    if not kind.endswith(";base64"):
+        return {}
+    try:
+        with Image.open(BytesIO(base64.b64decode(text, validate=True))) as image:
+            return {"images": ui.PreviewImage(image_to_tensor(image), cls=cls).as_dict()["images"]}
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        log.warning("The picture in the file cannot be shown: %s", str(error))
+        return {}
 
 
 class DomainGallerySaveEmbedding(Node):
@@ -147,6 +173,7 @@ class DomainGallerySaveEmbedding(Node):
                 ),
                 io.String.Output(display_name="path", tooltip="The full path of the file."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -159,7 +186,8 @@ class DomainGallerySaveEmbedding(Node):
         )
         folder = saved["subfolder"].partition("/")[2]
         word = f"embedding:{folder}/{path.stem}" if folder else f"embedding:{path.stem}"
-        text = f"saved {saved['subfolder']}/{path.name}\n{word}"
+        text = f"{word}\nsaved {saved['subfolder']}/{path.name}"
+        say(node_id(cls), text)
         return io.NodeOutput(word, str(path), ui={"text": [text]})
 
 

@@ -34,6 +34,7 @@ def comfy(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModuleTy
     folder_paths = importlib.import_module("folder_paths")
     folder_paths.set_output_directory(str(tmp_path_factory.mktemp("output")))  # nothing goes into the host
     folder_paths.set_input_directory(str(tmp_path_factory.mktemp("input")))
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
     return sys.modules["comfy"]
 
 

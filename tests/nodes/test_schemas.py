@@ -139,6 +139,14 @@ def test_every_input_and_output_is_explained(schemas):
         assert all(output.display_name for output in schema.outputs)
 
 
+@pytest.mark.parametrize(
+    "name", ["DomainGallerySaveLora", "DomainGallerySaveEmbedding", "DomainGalleryTrain"]
+)
+def test_what_a_node_says_reaches_it(schemas, name):
+    """The host tells a node its own id only where its schema asks for it."""
+    assert "UNIQUE_ID" in [hidden.value for hidden in schemas[name].hidden]
+
+
 def test_inputs_and_outputs_keep_their_order(schemas):
     assert schemas.keys() == INPUTS.keys() == OUTPUTS.keys()
     for name, inputs in INPUTS.items():

@@ -95,6 +95,7 @@ def test_all_images_that_cannot_be_read_are_named(nodes, errors, folder):
 
 @pytest.mark.parametrize("name", ["../..", "/", "other", ".."])
 def test_folders_elsewhere_are_refused(nodes, errors, folder, name):
+    rgb(HALF).save(folder / "a.png")
     with pytest.raises(errors.InputError, match="Expected folder to be one of"):
         load(nodes, name)
     with pytest.raises(errors.InputError, match="Expected a folder inside the input folder"):
@@ -102,8 +103,48 @@ def test_folders_elsewhere_are_refused(nodes, errors, folder, name):
 
 
 def test_an_empty_folder_is_refused(nodes, errors, folder):
+    module = nodes("nodes.data.folders")
+
     with pytest.raises(errors.InputError, match="Expected images in the folder 'faces', got none"):
-        load(nodes)
+        module.image_files(module.input_folder("faces"))
+
+
+def options(nodes):
+    return nodes("nodes.data.folders").DomainGalleryLoadImages.define_schema().inputs[0].options
+
+
+def test_folders_that_hold_images_are_offered_and_no_others(nodes, folder):
+    """Images of a folder inside are those of that folder; what the host makes for itself holds none."""
+    for name in ("empty", "texts", "deep/er", "faces/old"):
+        (folder.parent / name).mkdir(parents=True)
+    (folder.parent / "texts" / "a.txt").write_text("a face")
+    assert options(nodes) == []
+
+    for name in ("faces/a.JPG", "deep/er/b.webp"):
+        (folder.parent / name).write_bytes(b"")
+
+    assert options(nodes) == ["deep/er", "faces"]
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("faces", True),
+        (None, True),  # it comes through a link
+        ("empty", "Expected images in the folder 'empty', got none. Put some there"),
+        ("other", "Expected a folder inside the input folder, got 'other'. Choose one of the list."),
+        ("../x", "Expected a folder inside the input folder, got '../x'"),
+        ("a\0b", "Expected folder"),
+        (3, "Expected folder"),
+    ],
+)
+def test_a_folder_without_images_is_refused_before_anything_runs(nodes, folder, name, answer):
+    Image.new("RGB", (9, 9)).save(folder / "a.png")
+    (folder.parent / "empty").mkdir()
+
+    found = nodes("nodes.data.folders").DomainGalleryLoadImages.validate_inputs(name)
+
+    assert found is True if answer is True else found.startswith(answer)
 
 
 def test_a_changed_folder_is_read_again(nodes, folder):

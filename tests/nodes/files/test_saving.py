@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gallery import PACK
 from tests.nodes.tiny import conditioning, host_module, same, tiny_latents, tiny_model
@@ -141,10 +143,39 @@ def test_files_are_numbered_and_named_to_the_user(nodes, lora, output):
     assert first.ui["loras"] == [
         {"filename": "sketch_00001_.safetensors", "subfolder": "loras/faces", "type": "output"}
     ]
-    assert first.ui["text"] == [
-        "saved loras/faces/sketch_00001_.safetensors, comfyui names, 56 of 56 layers found in the model, "
-        'trigger words: "a sks face"'
+    assert first.ui["text"][0].splitlines() == [
+        "trigger words: a sks face",
+        "saved loras/faces/sketch_00001_.safetensors",
+        "comfyui names, 56 of 56 layers found in the model",
     ]
+
+
+def with_picture(lora, text):
+    lora.metadata["modelspec.thumbnail"] = text
+    return lora
+
+
+def test_the_picture_of_a_lora_is_shown_on_the_node(nodes, lora, output):
+    """It is the one in the file: the last preview of the training."""
+    drawn = Image.new("RGB", (40, 20), (200, 100, 50))
+    text = nodes("nodes.train.metadata").thumbnail({3: [drawn]})["modelspec.thumbnail"]
+
+    [shown] = save(nodes, with_picture(lora, text)).ui["images"]
+
+    assert shown["type"] == "temp"
+    folder = host_module("folder_paths").get_temp_directory()
+    with Image.open(Path(folder, shown["subfolder"], shown["filename"])) as image:
+        assert image.size == (40, 20)
+        assert np.abs(np.asarray(image).astype(int) - (200, 100, 50)).max() < 8  # it was a JPEG
+
+
+@pytest.mark.parametrize(
+    "text", ["data:image/jpeg;base64,AAAA", "data:image/jpeg;base64,?", "https://x/y.jpg"]
+)
+def test_a_picture_that_cannot_be_shown_loses_nothing(nodes, lora, output, text):
+    saved = save(nodes, with_picture(lora, text))
+
+    assert Path(saved[0]).is_file() and "images" not in saved.ui
 
 
 @pytest.mark.parametrize(
@@ -164,7 +195,10 @@ def test_a_lora_of_the_host_can_be_saved(nodes, lora, output):
     saved = save(nodes, plain)
     path = saved[0]
 
-    assert saved.ui["text"] == ["saved loras/sketch_00001_.safetensors, comfyui names"]
+    assert (
+        saved.ui["text"] == ["saved loras/sketch_00001_.safetensors\ncomfyui names"]
+        and "images" not in saved.ui
+    )
     assert same(host_module("comfy.utils").load_torch_file(path), plain)
 
 
