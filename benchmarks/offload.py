@@ -30,7 +30,7 @@ from benchmarks.random_model import random_model
 from benchmarks.unet_denoiser import find_host
 from tools.host.load_pack import load_pack
 
-#: How each row is fitted: what Run Options say, and how much is free of what a plain step takes.
+#: How each row is fitted: what Domain Run Options say, and how much is free of what a plain step takes.
 ROWS: dict[str, tuple[str, str, float]] = {
     "plain": ("off", "off", 1.0),
     "half": ("automatic", "off", 0.5),

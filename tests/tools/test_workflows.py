@@ -14,6 +14,7 @@ from tools.host.graphs import widget_slots, workflow_to_api
 from tools.make.workflow_graph import Graph, GraphError
 from tools.make.workflow_parts import DOMAIN_LORA
 from tools.make.workflows import FOLDER, SHORT, WORKFLOWS, make_workflows, pack_version
+from tools.make.workflows_for_own_models import OWN_MODELS
 
 LORAS = PACK / "domaingallery_core" / "sketchbook" / "loras"
 NOTES = {"Note", "MarkdownNote"}
@@ -38,7 +39,7 @@ def test_the_files_are_what_their_description_makes(info):
 
     for name, text in made.items():
         assert (FOLDER / f"{name}.json").read_bytes() == text.encode(), f"run tools.make.workflows for {name}"
-    assert {path.stem for path in FOLDER.glob("*.json")} == set(made)
+    assert {path.stem for path in FOLDER.glob("*.json")} == {*made, *OWN_MODELS}
 
 
 def test_the_form_is_that_of_a_saved_workflow(shipped):
@@ -51,7 +52,7 @@ def test_the_form_is_that_of_a_saved_workflow(shipped):
 
 
 def test_the_titles_are_those_of_the_template_browser(host):
-    assert sorted(host.client.templates()["domaingallery"]) == sorted(WORKFLOWS)
+    assert sorted(host.client.templates()["domaingallery"]) == sorted([*WORKFLOWS, *OWN_MODELS])
 
 
 def test_nodes_say_where_they_come_from(shipped):

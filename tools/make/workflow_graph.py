@@ -69,6 +69,7 @@ class Graph:
         info: the host's answer to /object_info.
         version: the pack's.
         checks_links: whether required inputs must be linked.
+        first: the id of the first node.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     checks_links: bool = True
+    first: int = 1
 
     def node(
         self,
@@ -119,7 +121,7 @@ class Graph:
                 values.append(checked(type, name, inputs[name], specs[name]))
             else:
                 values.append(default)
-        node = Node(len(self.nodes) + 1, type, title, info, links, values, colour, wide, tall)
+        node = Node(self.first + len(self.nodes), type, title, info, links, values, colour, wide, tall)
         self.nodes.append(node)
         return node
 
@@ -128,7 +130,9 @@ class Graph:
         text = unwrapped(text)
         lines = [22 * (1 + len(line) // 80) if line.startswith("|") else 15 * (1 + len(line) // 80)
                  for line in text.splitlines()]  # fmt: skip
-        node = Node(len(self.nodes) + 1, NOTE, title, {}, {}, [text], BROWN, NOTE_WIDTH, 50 + sum(lines))
+        node = Node(
+            self.first + len(self.nodes), NOTE, title, {}, {}, [text], BROWN, NOTE_WIDTH, 50 + sum(lines)
+        )
         self.nodes.append(node)
         return node
 
@@ -157,7 +161,7 @@ class Graph:
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"domaingallery/{self.name}")),
             "revision": 0,
-            "last_node_id": len(self.nodes),
+            "last_node_id": self.first + len(self.nodes) - 1,
             "last_link_id": len(links),
             "nodes": [
                 self._node(order, node, incoming, outgoing)

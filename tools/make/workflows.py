@@ -1,4 +1,4 @@
-"""Write workflows/*.json from their descriptions: python -m tools.make.workflows --host COMFYUI
+"""Write workflows/*.json and subgraphs/*.json: python -m tools.make.workflows --host COMFYUI
 
 All numbers for the demo model are in `DEMO`; the workflows are described in workflows_that_train.py,
 workflows_that_draw.py and workflows_that_compare.py, the notes are in workflow_notes.py.
@@ -16,12 +16,15 @@ from typing import Any
 
 from gallery import PACK
 
+from .blueprints import BLUEPRINTS
+from .workflow_graph import Graph
 from .workflow_parts import Numbers, Workflow
+from .workflows_for_own_models import OWN_MODELS
 from .workflows_that_compare import compare
 from .workflows_that_draw import choose_enhancement, extra_attributes, other_categories, same_category
 from .workflows_that_train import joint, several_categories, teach, with_subject
 
-FOLDER = PACK / "workflows"
+FOLDER, SUBGRAPHS = PACK / "workflows", PACK / "subgraphs"
 
 DEMO = Numbers(
     size=64,
@@ -85,7 +88,11 @@ def pack_version() -> str:
 
 
 def make_workflows(info: dict[str, Any], numbers: Numbers = DEMO) -> dict[str, str]:
-    """Return the text of each workflow's file by its title; `info` is the host's answer to /object_info."""
+    """Return the text of the file of each workflow for the demo model, by its title.
+
+    Args:
+        info: the host's answer to /object_info.
+    """
     made = {}
     for name, describe in WORKFLOWS.items():
         graph = Workflow(name, info, pack_version(), numbers)
@@ -94,18 +101,39 @@ def make_workflows(info: dict[str, Any], numbers: Numbers = DEMO) -> dict[str, s
     return made
 
 
+def make_own_models(info: dict[str, Any]) -> dict[str, str]:
+    """Return the text of each file of a workflow for one's own checkpoint, by its title."""
+    made = {}
+    for name, describe_own in OWN_MODELS.items():
+        graph = Graph(name, info, pack_version())
+        describe_own(graph)
+        made[name] = json.dumps(graph.to_json(), indent=1) + "\n"
+    return made
+
+
+def make_blueprints(info: dict[str, Any]) -> dict[str, str]:
+    """Return the text of each subgraph's file by its name."""
+    version = pack_version()
+    return {
+        name: json.dumps(describe(info, version).blueprint(version), indent=1) + "\n"
+        for name, describe in BLUEPRINTS.items()
+    }
+
+
 def main() -> None:
     from ..host.process import HostProcess
 
     parser = argparse.ArgumentParser(prog="tools.make.workflows", description="Write workflows/*.json.")
     parser.add_argument("--host", required=True, help="folder of ComfyUI, which tells the nodes' inputs")
     with HostProcess(parser.parse_args().host, cpu=True) as host:
-        made = make_workflows(host.client.object_info())
-    FOLDER.mkdir(exist_ok=True)
-    for name, text in made.items():
-        path = Path(FOLDER, f"{name}.json")
-        path.write_text(text, encoding="utf-8", newline="\n")
-        print(path)
+        info = host.client.object_info()
+    made_for = (make_workflows(info) | make_own_models(info), make_blueprints(info))
+    for folder, made in zip((FOLDER, SUBGRAPHS), made_for, strict=True):
+        folder.mkdir(exist_ok=True)
+        for name, text in made.items():
+            path = Path(folder, f"{name}.json")
+            path.write_text(text, encoding="utf-8", newline="\n")
+            print(path)
 
 
 if __name__ == "__main__":
