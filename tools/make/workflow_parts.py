@@ -42,6 +42,7 @@ class Numbers:
     domainstudio_rate: float
     inversion_steps: int
     inversion_rate: float
+    inversion_vectors: int
     joint_steps: int
     joint_rate: float
     joint_subject_weight: float
@@ -55,6 +56,7 @@ class Numbers:
     strength_of_subject: float
     pictures: int
     compared: int
+    compared_enhancement: float
 
 
 class Workflow(Graph):
@@ -206,9 +208,18 @@ class Workflow(Graph):
             negative=negative, latent_image=latent["latent"], seed=seed["int"], denoise=1.0, **self.sampling,
         )  # fmt: skip
 
-    def domain_sampler(self, model: Node, words: Node, inputs: list[Node], mode: str, title: str) -> Node:
+    def domain_sampler(
+        self,
+        model: Node,
+        words: Node,
+        inputs: list[Node],
+        mode: str,
+        title: str,
+        strength: float | None = None,
+    ) -> Node:
         latent, seed = inputs
-        strength = {"none": 0.0, "V-uncond": self.numbers.v_uncond, "VN-N": self.numbers.vn_n}[mode]
+        if strength is None:
+            strength = {"none": 0.0, "V-uncond": self.numbers.v_uncond, "VN-N": self.numbers.vn_n}[mode]
         return self.node(
             "DomainGalleryKSampler", title=title, colour=PURPLE, wide=300, model=model["model"],
             positive=words["target"], negative=words["empty"], prompts=words["prompts"], mode=mode,

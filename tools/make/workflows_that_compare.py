@@ -28,7 +28,11 @@ def fields(n: Numbers) -> dict[str, dict[str, Any]]:
         "DreamBooth": {"steps": n.dreambooth_steps, "learning_rate": n.dreambooth_rate},
         "DreamBooth LoRA": {"steps": n.dreambooth_lora_steps, "learning_rate": n.dreambooth_lora_rate},
         "DomainStudio": {"steps": n.domainstudio_steps, "learning_rate": n.domainstudio_rate},
-        "Textual Inversion": {"steps": n.inversion_steps, "learning_rate": n.inversion_rate},
+        "Textual Inversion": {
+            "steps": n.inversion_steps,
+            "learning_rate": n.inversion_rate,
+            "vectors": n.inversion_vectors,
+        },
     }
 
 
@@ -64,8 +68,12 @@ def compare(g: Workflow) -> None:
     plain, others, enhanced = [groups[0].columns[1][0]], [], []
     for method, (loaded, asked) in with_words.items():
         drawn = [
-            g.domain_sampler(loaded, asked[category], inputs, mode, f"{method}: {category}, {mode}")
-            for category, mode in ((TAUGHT, "none"), (OTHER, "none"), (OTHER, ENHANCED))
+            g.domain_sampler(loaded, asked[category], inputs, mode, f"{method}: {category}, {mode}", strength)
+            for category, mode, strength in (
+                (TAUGHT, "none", 0.0),
+                (OTHER, "none", 0.0),
+                (OTHER, ENHANCED, n.compared_enhancement),
+            )
         ]
         decoded = [g.decode(each, model) for each in drawn]
         for pictures, row in zip(decoded, (plain, others, enhanced), strict=True):
