@@ -65,7 +65,7 @@ async function upload(node, button, given) {
     }
     try {
         await Promise.all(Array.from({ length: AT_ONCE }, work))
-        combo.options.values = [...combo.options.values, folder].sort()
+        if (!combo.options.values.includes(folder)) combo.options.values.push(folder)
         combo.value = folder
         combo.callback?.(folder)
     } catch (error) {

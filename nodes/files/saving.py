@@ -82,11 +82,11 @@ class DomainGallerySaveLora(Node):
         path, saved = save_numbered(name, "loras", save)
         found, header = read_tensors(path)
         lines = [
-            f"saved {saved['subfolder']}/{path.name}",
-            ", ".join(checked(found, key_format, tensors, lora)),
+            f"saved as {saved['subfolder']}/{path.name}",
+            "with " + ", ".join(checked(found, key_format, tensors, lora)),
         ]
         if trigger := header.get("modelspec.trigger_phrase"):
-            lines.insert(0, f"trigger words: {trigger}")  # first, as a node has room for few lines
+            lines.insert(0, f'trigger words: "{trigger}"')  # first, as a node has room for few lines
         say(node_id(cls), "\n".join(lines))
         return io.NodeOutput(
             str(path),

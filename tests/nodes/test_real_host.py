@@ -94,7 +94,7 @@ def test_the_main_path_runs_and_shows_what_it_does(host):
     assert (host.output / saved["subfolder"] / saved["filename"]).stat().st_size > 1000
     assert len(drawn(host.client, outputs)) == 64 * 64 * 3
     assert any(
-        e.kind == "text" and e.node == "save" and "trigger words: a sks face" in e.text for e in events
+        e.kind == "text" and e.node == "save" and 'trigger words: "a sks face"' in e.text for e in events
     )
     for name, total in (("source", 8), ("erase", 2), ("train", 2)):
         assert any(e.kind == "progress" and e.node == name and e.value == e.max == total for e in events)
@@ -137,7 +137,7 @@ def test_a_training_begins_with_a_file(host):
     assert "ComfyUI's own loaders do not know" in saved["text"][0]
     assert "left out" not in outputs["train"]["text"][0] and "begin anew" not in outputs["train"]["text"][0]
     trigger, _, layers = outputs["save"]["text"][0].splitlines()
-    assert trigger == "trigger words: a sks face" and layers.endswith("layers found in the model")
+    assert trigger == 'trigger words: "a sks face"' and layers.endswith("layers found in the model")
 
 
 BAD = [

@@ -32,11 +32,11 @@ def drawn(category: str, style: str, scale: int) -> Image.Image:
 def make_icon() -> Image.Image:
     """Return a square of 400 pixels: a cat, as it is and in the domain, on two sides of a diagonal."""
     size = SIZE * ICON
-    sides = [drawn(THINGS[0], style, ICON) for style in LOOKS[:2]]
+    plain, domain = (drawn(THINGS[0], style, ICON) for style in LOOKS[:2])
     above = Image.new("L", (size, size), 0)
     ImageDraw.Draw(above).polygon([(0, 0), (size, 0), (0, size)], fill=255)
     icon = Image.new("RGB", (400, 400), PAPER)
-    icon.paste(Image.composite(*sides, above), ((400 - size) // 2, (400 - size) // 2))
+    icon.paste(Image.composite(plain, domain, above), ((400 - size) // 2, (400 - size) // 2))
     return icon
 
 

@@ -144,9 +144,9 @@ def test_files_are_numbered_and_named_to_the_user(nodes, lora, output):
         {"filename": "sketch_00001_.safetensors", "subfolder": "loras/faces", "type": "output"}
     ]
     assert first.ui["text"][0].splitlines() == [
-        "trigger words: a sks face",
-        "saved loras/faces/sketch_00001_.safetensors",
-        "comfyui names, 56 of 56 layers found in the model",
+        'trigger words: "a sks face"',
+        "saved as loras/faces/sketch_00001_.safetensors",
+        "with comfyui names, 56 of 56 layers found in the model",
     ]
 
 
@@ -196,7 +196,7 @@ def test_a_lora_of_the_host_can_be_saved(nodes, lora, output):
     path = saved[0]
 
     assert (
-        saved.ui["text"] == ["saved loras/sketch_00001_.safetensors\ncomfyui names"]
+        saved.ui["text"] == ["saved as loras/sketch_00001_.safetensors\nwith comfyui names"]
         and "images" not in saved.ui
     )
     assert same(host_module("comfy.utils").load_torch_file(path), plain)
