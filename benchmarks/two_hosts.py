@@ -186,7 +186,7 @@ def training(seed: int) -> Prompt:
         "run": node(
             "DomainGalleryRunOptions", preview_every=0, preview_count=1, preview_steps=2, preview_cfg=1.0,
             validate_every=0, checkpoint_every=often, keep=2, resume="automatic", run_name="",
-            gradient_checkpointing="off",
+            gradient_checkpointing="off", offload="off",
         ),
         "train": node(
             "DomainGalleryTrain", model=["demo", 0], prompts=["words", 0], dataset=["dataset", 0], steps=40,

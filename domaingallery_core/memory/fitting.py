@@ -104,7 +104,7 @@ class Fitting:
         Where memory runs out meanwhile less is taken, or nothing is known; the run begins in any case.
         """
         tries = steps >= WORTH
-        if not steps or not (self.chooses or tries):
+        if not steps or not (tries or (self.chooses and len(self.blocks))):
             return
         kept = self._counted(trial)
         if kept is None:

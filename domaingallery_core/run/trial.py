@@ -14,6 +14,9 @@ from ..model.denoiser import Denoiser
 from ..trainables.trainable import Trainable
 from .plan import TrainingPlan
 
+#: How often a timestep is drawn at most.
+DRAWS = 100
+
 
 class Trial:
     """Be one step on the largest batch that a run reads, with images and noise of its own streams.
@@ -52,10 +55,11 @@ class Trial:
         stream = generator(self.plan.seed, "trial")
         read = next(batches(self._parts, self.plan.data.batch_size, stream))
         on_device: dict[Role, Batch] = {role: batch.to(device) for role, batch in read.items()}
-        while True:
+        for _ in range(DRAWS):
             noised = draw(on_device, self.denoiser.process, stream, self.plan.method.drawing)
             if next(iter(noised.values())).timestep >= self.plan.method.denoise_steps:
-                return noised
+                break
+        return noised
 
 
 def largest(parts: Sequence[Part]) -> list[Part]:

@@ -226,7 +226,7 @@ def _resident_tensor(
     key = f"{prefix}.{name}" if prefix else name
     if tensor.is_meta:  # the host makes absent weights when they are first used
         value = torch.zeros(tensor.shape, device=model.load_device)
-    elif home and key not in model.patches and (tensor.device.type, tensor.dtype) == ("cpu", dtype):
+    elif home and key not in model.patches and _is_at_home(model, tensor, dtype):
         return tensor  # so that there is no second copy of it
     elif isinstance(tensor, nn.Parameter):
         value = model.patch_weight_to_device(
@@ -239,3 +239,8 @@ def _resident_tensor(
     if home:
         value = value.to("cpu")
     return nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+
+
+def _is_at_home(model: ModelPatcher, tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether a weight is in system memory as it is needed; what is streamed may be a part of a file."""
+    return not model.is_dynamic() and (tensor.device.type, tensor.dtype) == ("cpu", dtype)

@@ -25,6 +25,8 @@ from .run_options import monitor_of
 
 log = logging.getLogger("domaingallery")
 
+#: How many batches a step evaluates at once: target images, and source images under two prompts.
+TOGETHER = 3
 MOVED_FOR_NOTHING = (
     "The model is in system memory already; offload moves its blocks within that, which saves nothing."
 )
@@ -45,7 +47,8 @@ class Fit:
         latents = max((part.source.latents for _, part in pairs), key=lambda latents: latents[0].numel())
         self.home: list[nn.Module] = []
         if plan.trains != "weights":  # whose copies are on the device
-            self.home = at_home(model, options.offload, (plan.data.batch_size, *latents.shape[1:]))
+            rows = TOGETHER * plan.data.batch_size
+            self.home = at_home(model, options.offload, (rows, *latents.shape[1:]))
         if self.home and comfy.model_management.is_device_cpu(model.load_device):
             log.warning(MOVED_FOR_NOTHING)
         self._fitting: Fitting | None = None
@@ -127,9 +130,11 @@ class Fit:
             "train on smaller images",
             lambda e: f"half as wide and high they take about {gb(e.activations / 4)}",
         )
-        if not self.home and not comfy.model_management.is_device_cpu(self.model.load_device):
+        on_card = not comfy.model_management.is_device_cpu(self.model.load_device)
+        if on_card and self.plan.trains != "weights" and self.options.offload != "on":
+            size_on_card = self.model.model_size() - self._at_home()
             found.append(
-                f"set offload in Domain Run Options to on ({gb(self.model.model_size())} are the model)"
+                f"set offload in Domain Run Options to on ({gb(size_on_card)} of the model are on the device)"
             )
         return f"In the order that helps: {'; '.join(found)}."
 

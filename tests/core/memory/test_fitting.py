@@ -121,13 +121,23 @@ def test_as_few_blocks_as_fit_are_computed_again():
 def test_a_step_whose_memory_runs_out_is_done_again_to_the_same_bytes(caplog, call):
     """In the trial, in a forward pass, or where a block is computed again."""
     changes = dict(dropout=0.5, denoise_steps=2, accumulation=2)
-    plain = Run(fitted=False, **changes)
+    plain = Run(fitted=False, fail=(never := Failing(0)), **changes)
     run = Run(fail=Failing(call), **changes)
 
     assert same(plain, run)
-    counted = len(plain.rows) // 6
+    counted = never.called // 6
     assert len(run.blocks.again) == 2 or call <= counted
     assert ("all blocks are computed again" in caplog.text) == (call > counted)
+
+
+@pytest.mark.parametrize("later", [1, 3, 6])
+def test_a_trial_whose_memory_runs_out_is_tried_with_less(later):
+    changes = dict(steps=WORTH, denoise_steps=2)
+    plain = Run(fitted=False, fail=(never := Failing(0)), **changes)
+    run = Run(fail=Failing(never.called // WORTH + later), **changes)
+
+    assert same(plain, run)
+    assert run.told[0].seconds is not None and run.told[0].again == len(run.blocks.again) == 2
 
 
 def test_memory_that_runs_out_in_the_backward_pass_does_not_double_a_gradient(monkeypatch):

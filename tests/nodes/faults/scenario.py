@@ -212,6 +212,7 @@ class Bench:
             Operation("optimizer, done", torch.optim.AdamW, "step", after=True),
             Operation("average", core["run.moving_average"].MovingAverage, "update"),
             Operation("average, done", core["run.moving_average"].MovingAverage, "update", after=True),
+            Operation("trial", self.nodes("domaingallery_core.run.trial").Trial, "loss"),
             Operation("draw", core["run.trainer"], "draw"),
             Operation("restore", state, "restore"),
             Operation("restore, done", state, "restore", after=True),

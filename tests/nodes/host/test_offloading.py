@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.nodes.tiny import host_module, tiny_model
+from tests.nodes.tiny_transformers import POOLED, TEXT, tiny_flux, tiny_sd3
 
 
 @pytest.fixture
@@ -75,6 +76,31 @@ def test_blocks_at_home_keep_their_own_weights_and_the_rest_is_copied(nodes, com
 
     assert network.get_parameter(name) is own and network.out[2].weight is other
     assert torch.equal(own, before)
+
+
+@pytest.mark.parametrize("make", [tiny_flux, tiny_sd3])
+def test_transformers_give_the_same_values_and_gradients_with_blocks_at_home(nodes, comfy, make):
+    """Their blocks read weights themselves, and change options as they go."""
+    model, host = make(), nodes("nodes.host.model")
+    memory = nodes("nodes.host.network.memory")
+    blocks = nodes("nodes.host.families").family_of(model).blocks(model.model.diffusion_model)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 16, 8, 8, generator=generator)
+    prompt = [[torch.randn(1, 5, TEXT, generator=generator), {"pooled_output": torch.ones(1, POOLED)}]]
+
+    def gradient(home):
+        with host.training(model, home=home), memory.gradient_checkpointing(model, "off", home) as found:
+            assert len(found.again) == len(home)
+            denoiser, x = host.HostDenoiser(model), latents.clone().requires_grad_()
+            [condition] = denoiser.conditions([prompt], latents)
+            sigma = torch.tensor([0.3, 0.8])
+            features = denoiser.features(x, sigma, condition)
+            loss = denoiser(x, sigma, condition).square().sum() + sum(f.square().sum() for f in features)
+            return loss.detach(), torch.autograd.grad(loss, x)[0]
+
+    plain, moved = gradient([]), gradient(blocks)
+
+    assert len(blocks) > 1 and all(torch.equal(one, other) for one, other in zip(plain, moved, strict=True))
 
 
 def test_what_learns_is_brought_to_the_device(offloading):

@@ -87,6 +87,49 @@ def test_blocks_whose_weights_are_moved_are_few_at_once(nodes, model, run_option
     assert not any("forward" in module.__dict__ for module in model.model.modules())
 
 
+def on_a_card(monkeypatch):
+    """Let the device be a card to the host: the pack loads the MODEL, and copies what is not at home."""
+    monkeypatch.setattr(host_module("comfy.model_management"), "is_device_cpu", lambda device: False)
+
+
+def test_a_model_that_is_loaded_with_its_blocks_at_home_learns_the_same(
+    nodes, model, run_options, monkeypatch
+):
+    expected, before = train(nodes, model), weights_of(model)
+    resident, loaded = nodes("nodes.host.model").resident, []
+
+    def noted(patcher, home):
+        loaded.append((patcher, len(home)))
+        return resident(patcher, home)
+
+    monkeypatch.setattr(nodes("nodes.host.model"), "resident", noted)
+    with monkeypatch.context() as patch:
+        on_a_card(patch)
+        found = train(nodes, model, run_options=run_options(offload="on"))
+
+    assert [patcher for patcher, home in loaded if home] == [model]
+    assert same(found[0], expected[0]) and found[1] == expected[1]
+    assert same(weights_of(model), before)
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_offload_is_the_last_that_is_advised_on_a_card(
+    nodes, errors, model, run_options, monkeypatch, setting
+):
+    def out(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", out)
+    on_a_card(monkeypatch)
+    with pytest.raises(errors.OutOfMemory) as raised:
+        train(nodes, model, run_options=run_options(offload=setting))
+
+    advised = re.search(
+        r"smaller images.*; set offload in Domain Run Options to on \([\d.]+ MB of the", str(raised.value)
+    )
+    assert bool(advised) == (setting == "off")
+
+
 def test_offload_in_system_memory_is_said_to_save_nothing(nodes, model, run_options, said):
     train(nodes, model, run_options=run_options(offload="on"))
 
