@@ -1,4 +1,4 @@
-"""Show 1: a person in Chromium, from an empty canvas to the file of a LoRA, on a thin checkpoint and ten images."""
+"""A person in Chromium, from an empty canvas to the file of a LoRA, on a thin checkpoint and ten images."""
 
 from __future__ import annotations
 
