@@ -134,6 +134,8 @@ class Fuzz:
         small = SMALL.get(part.id)
         if isinstance(small, int) and isinstance(value, int) and small < value <= (part.max or 0):
             return small
+        if part.id in ("steps", "count") and type(value) is int and value == 0:  # as much as suits the model
+            return small
         return value
 
     def good(self, part: io.Input) -> Any:
