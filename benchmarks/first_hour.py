@@ -54,17 +54,17 @@ class Taught:
 
 
 def teach(host: HostProcess, page: Any, checkpoint: Path, template: str, pictures: Path) -> Taught:
-    """Train on a checkpoint with the images of FOLDER, beginning with an empty canvas.
+    """Train on a checkpoint with the images of FOLDER, as someone who opens the page for the first time.
 
     Raises:
         TimeoutError: it did not end in time.
     """
     page.set_viewport_size(SCREEN)
-    page.keyboard.press("Escape")  # closes what the page greets a newcomer with
-    person = Person(page, pictures)
+    page.get_by_test_id("dialog-overlay").wait_for(state="visible")  # the page greets with its templates
     time.sleep(2)
-    person.look("an empty canvas")
-    person.click(page.get_by_role("button", name="Templates").first)
+    person = Person(page, pictures)
+    person.look("an empty canvas and the templates")
+    person.click(page.get_by_text("All Templates").first)
     person.click(page.get_by_placeholder("Search ..."))
     person.write("style lora")
     time.sleep(2)  # the pictures of the cards come later

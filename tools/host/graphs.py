@@ -25,7 +25,7 @@ def workflow_to_api(workflow: Workflow, object_info: dict[str, Any]) -> Prompt:
 
     Muted nodes and notes are left out, bypassed nodes and reroutes are seen through. A linked widget gives
     its link, a widget that the file does not mention its default. `{a|b}` in a text stays as it is. Subgraphs
-    are not supported.
+    must have been unpacked, see subgraphs.py.
 
     Args:
         object_info: the host's answer to /object_info.

@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: Where a widget is on the page, as the canvas has it.
+#: Where a widget is on the page, as the canvas has it; nothing before it was drawn.
 WIDGET = """([title, name]) => {
     const canvas = window.app.canvas, { scale, offset } = canvas.ds
     const node = canvas.graph.nodes.find(node => node.title === title)
     const widget = node.widgets.find(widget => (widget.label || widget.name) === name)
+    if (!widget.last_y) return null
     const { left, top } = canvas.canvas.getBoundingClientRect()
-    const x = node.pos[0] + node.size[0] * 0.6, y = node.pos[1] + widget.y + 10
+    const x = node.pos[0] + node.size[0] * 0.6, y = node.pos[1] + widget.last_y + 10
     return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale]
 }"""
 LINKS = "() => window.app.graph.links.size ?? Object.keys(window.app.graph.links).length"
+REST = (800, 120)  # where a hand passes, above what is on the canvas
 PAUSE = 0.7  # in seconds, for the page to show what was done
 
 
@@ -45,6 +47,12 @@ class Person:
         self.clicks += 1
         time.sleep(PAUSE)
 
+    def place(self, node: str, widget: str) -> list[float]:
+        """Return where a node's widget is on the page, once it is there."""
+        for step in range(2):  # a hand that moves makes the page draw what is not drawn yet
+            self.page.mouse.move(*REST, steps=1 + step)
+        return self.page.wait_for_function(WIDGET, arg=[node, widget]).json_value()
+
     def write(self, text: str, *, enter: bool = False) -> None:
         self.page.keyboard.type(text, delay=20)
         if enter:
@@ -53,13 +61,13 @@ class Person:
 
     def choose(self, node: str, widget: str, value: str) -> None:
         """Choose a value of a node's widget from its list."""
-        self.click(self.page.evaluate(WIDGET, [node, widget]))
+        self.click(self.place(node, widget))
         self.click(self.page.get_by_text(value, exact=True).last)
         self.choices += 1
 
     def fill(self, node: str, widget: str, text: str) -> None:
         """Type a text into a node's widget, in place of the one that is there."""
-        self.click(self.page.evaluate(WIDGET, [node, widget]))
+        self.click(self.place(node, widget))
         self.page.wait_for_selector(".graphdialog input:focus", timeout=20_000)
         self.write(text, enter=True)
         self.words += 1
