@@ -119,8 +119,9 @@ class Recorded:
                 found = getattr(self.denoiser, kind)(
                     x.detach().requires_grad_(x.requires_grad), sigma, condition
                 )
-            if gradient:
-                outputs.append(list(found) if isinstance(found, (list, tuple)) else [found])
+            found = [found] if isinstance(found, Tensor) else found
+            if moving := [tensor for tensor in found if tensor.requires_grad]:
+                outputs.append(moving)
         while outputs:
             last = outputs.pop()
             torch.autograd.backward(last, [torch.ones_like(tensor) for tensor in last])

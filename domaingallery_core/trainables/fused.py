@@ -9,6 +9,7 @@ its adapter has, so does the adapter, as in mixed precision; what an optimizer m
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -65,15 +66,21 @@ def fused(layer: Any, switch: Switch, name: str) -> Callable[..., Tensor]:
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         plain = (
-            not (switch.off or args or kwargs or layer.disable_adapters or layer.merged)
+            not (torch.compiler.is_compiling() or switch.off or args or kwargs)
+            and not (layer.disable_adapters or layer.merged)
             and layer.active_adapters == alone
             and _is_plain(base)
-            and not torch.is_autocast_enabled(x.device.type)
-            and not torch.compiler.is_compiling()
+            and not (_has_autocast(x.device.type) and torch.is_autocast_enabled(x.device.type))
         )
         return compute(base, x, product) if plain else adapted(x, *args, **kwargs)
 
     return forward
+
+
+@cache
+def _has_autocast(device: str) -> bool:
+    """Tell whether a kind of device has it, as "meta" has not."""
+    return torch.amp.is_autocast_available(device)
 
 
 def _is_plain(base: nn.Module) -> bool:
