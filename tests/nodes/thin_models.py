@@ -27,7 +27,7 @@ class Thin:
         context, pooled: widths of what its text encoders give; 0 for none.
         length: of every encoded prompt; 0 where it is that of the text.
         whole_numbers: whether the text encoder hands on tokens as numbers besides.
-        side: of latents, where fewer than that are too few.
+        side: of latents: more where 16 are too few, and fewer where the network is large however thin.
         markers: tensors in the file that say something by being there.
     """
 
@@ -108,7 +108,7 @@ MODELS: dict[str, Thin] = {
         },
     ),
     "chroma": Thin(
-        config="Chroma", context=64,
+        config="Chroma", context=64, side=8,
         network={name: value for name, value in FLUX.items() if name != "guidance_embed"} | {
             "image_model": "chroma", "in_channels": 64, "out_channels": 64, "hidden_size": 3072,
             "num_heads": 24, "depth": 1, "depth_single_blocks": 1, "in_dim": 64, "out_dim": 3072,
@@ -116,7 +116,7 @@ MODELS: dict[str, Thin] = {
         },
     ),
     "lumina2": Thin(
-        config="Lumina2", context=64,
+        config="Lumina2", context=64, side=8,
         network={
             "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 2304, "cap_feat_dim": 64,
             "n_layers": 2, "qk_norm": True, "n_heads": 24, "n_kv_heads": 8, "axes_dims": [32, 32, 32],
@@ -134,7 +134,7 @@ MODELS: dict[str, Thin] = {
     ),
     "qwen-image": Thin(
         config="QwenImage", network={"image_model": "qwen_image", "in_channels": 64, "num_layers": 1},
-        context=3584,
+        context=3584, side=8,
     ),
     "anima": Thin(
         config="Anima", context=1024, whole_numbers=True,
@@ -180,8 +180,12 @@ MODELS: dict[str, Thin] = {
             "in_channels": 4, "depth": 2, "model_max_length": 120, "micro_condition": False,
         },
     ),
+    "auraflow": Thin(  # 0.6 billion weights at least: its width is in the code
+        config="AuraFlow", context=2048, side=8,
+        network={"cond_seq_dim": 2048, "n_double_layers": 1, "n_layers": 2},
+    ),
     "kandinsky5": Thin(
-        config="Kandinsky5Image", context=3584, pooled=768,
+        config="Kandinsky5Image", context=3584, pooled=768, side=8,
         network={
             "image_model": "kandinsky5", "model_dim": 2560, "axes_dims": (32, 48, 48), "time_dim": 64,
             "rope_scale_factor": (1.0, 1.0, 1.0), "ff_dim": 256, "visual_embed_dim": 64,

@@ -153,7 +153,7 @@ COMPARE = """
 # Compare methods
 
 The same ten images, words, source images and noise for DomainGallery and four systems that one would use
-in its place. Press *Run*; it takes about ten minutes on two cores.
+in its place. Press *Run*; on two cores it takes about ten minutes.
 
 - **DreamBooth** learns in all weights, with the source images as prior preservation.
 - **DreamBooth LoRA** is the same in a LoRA.

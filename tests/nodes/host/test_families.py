@@ -31,6 +31,7 @@ EXPECTED = {
     "wan2.1": ("wan", 16, ("blocks",)),
     "hunyuan-video": ("hunyuan-video", 12, ("double_blocks", "single_blocks")),
     "hunyuan-image": ("hunyuan-image", 12, ("double_blocks", "single_blocks")),
+    "auraflow": ("auraflow", 12, ("double_layers", "single_layers")),
     "kandinsky5": ("kandinsky5", 8, ("visual_transformer_blocks",)),
 }
 
