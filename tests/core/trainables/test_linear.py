@@ -55,9 +55,10 @@ def test_an_adapter_does_on_them_what_it_does_on_a_linear(kind):
         found, expected = model(*inputs()), plain(*inputs())
         found.square().sum().backward()
         expected.square().sum().backward()
-        assert torch.equal(found, expected) and not torch.equal(found, base)
+        torch.testing.assert_close(found, expected)  # a Linear and its LoRA are computed in one
+        assert not torch.equal(found, base)
         for name, weight in adapter.named_parameters().items():
-            assert torch.equal(weight.grad, other.named_parameters()[name].grad)
+            torch.testing.assert_close(weight.grad, other.named_parameters()[name].grad, rtol=1e-4, atol=1e-4)
         exported = adapter.exported(adapter.state_dict())
         assert all(torch.equal(t, other.exported(other.state_dict())[n]) for n, t in exported.items())
         with adapter.off():

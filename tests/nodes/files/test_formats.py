@@ -58,7 +58,7 @@ def test_the_host_patches_the_same_weights_whatever_the_names(comfy, nodes, outp
 def test_a_file_that_the_host_does_not_read_says_so_on_the_node(nodes, model, output, said):
     text = save(nodes, lora_of(nodes, model, targets="attention"), key_format="diffusers").ui["text"][0]
 
-    assert ", diffusers names, 0 of 56 layers found in the model, trigger words" in text
+    assert "with diffusers names, 0 of 56 layers found in the model" in text
     assert "ComfyUI's own loaders do not know 112 of the 112 names of this file" in text
     assert "save in the kohya format" in text and said[-1] == text
 

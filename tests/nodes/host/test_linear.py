@@ -24,7 +24,7 @@ def gradients(nodes, model, *, checkpointing="off", targets="attention"):
     with (
         host.training(model),
         memory.precision(model, "float32"),
-        memory.gradient_checkpointing(model, checkpointing, draws=False),
+        memory.gradient_checkpointing(model, checkpointing),
         adapters.Adapter.inject(network, settings, seed) as adapter,
     ):
         for name, weight in adapter.named_parameters().items():

@@ -393,14 +393,14 @@ def test_gradient_checkpointing_gives_the_same_gradients_in_a_fraction_of_the_me
 def test_random_state_is_kept_for_a_block_only_where_something_is_drawn_in_it(
     nodes, model, run_options, monkeypatch, dropout
 ):
-    memory, found = nodes("nodes.host.network.memory"), []
-    real = memory.checkpoint
+    blocks, found = nodes("domaingallery_core.memory.blocks"), []
+    real = blocks.checkpoint
 
     def noted(*args, **kwargs):
         found.append(kwargs["preserve_rng_state"])
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(memory, "checkpoint", noted)
+    monkeypatch.setattr(blocks, "checkpoint", noted)
     options = nodes("nodes.sockets").TrainingOptions(dropout=dropout)
     chosen = run_options(gradient_checkpointing="on", preview_every=0)
     train(nodes, model, steps=1, options=options, run_options=chosen)
