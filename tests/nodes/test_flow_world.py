@@ -30,7 +30,7 @@ def flow(sketchbook):
     return load_flow(sketchbook, FULL, network.state_dict())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_whole_method_runs_on_it_and_measures_what_the_demo_does(host_path, pack, tmp_path, monkeypatch):
     monkeypatch.setattr("tools.demo.measure.LEAST", LEAST)
 
