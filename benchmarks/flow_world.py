@@ -18,6 +18,7 @@ import argparse
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,8 @@ def sheet(plain: Pictures, scenarios: Scenarios) -> Any:
     return make_sheet("The method on a small flow transformer", rows)
 
 
-def measure(job: Job, *, features: bool) -> dict[str, Any]:
-    """Run the job, and the trial of features if asked for; return the report."""
+def measure(job: Job, features: Sequence[str]) -> dict[str, Any]:
+    """Run the job, and the trial of some choices of features; return the report."""
     classifier = Classifier.load()
     plain = job.plain(-(-job.least // len(CATEGORIES)))
     learned = job.prepare()
@@ -112,7 +113,7 @@ def measure(job: Job, *, features: bool) -> dict[str, Any]:
         "sheet": sheet(plain, scenarios),
     }
     if features:
-        report["features"] = {choice: compare(job, learned, choice) for choice in (*CHOICES, NONE)}
+        report["features"] = {choice: compare(job, learned, choice) for choice in features}
     return report
 
 
@@ -130,8 +131,8 @@ def features_table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def run(
-    host: Path, folder: Path, minutes: float, *, seed: int = 0, features: bool = False, size: Size = FULL,
-    pictures: int = 60000, numbers: Numbers = FLOW, least: int = LEAST,
+    host: Path, folder: Path, minutes: float, *, seed: int = 0, features: Sequence[str] = (),
+    size: Size = FULL, pictures: int = 60000, numbers: Numbers = FLOW, least: int = LEAST,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, go through the method, write the report and the sheet; return the report."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,7 @@ def run(
     training = Training(sketchbook, folder, size, pictures=pictures)
     training.run(minutes)
     model = load_flow(sketchbook, size, training.average)
-    report = measure(Job(sketchbook, model, numbers, seed=seed, least=least), features=features)
+    report = measure(Job(sketchbook, model, numbers, seed=seed, least=least), features)
     report.pop("sheet").save(folder / "gallery.png")
     report |= {"seed": seed, "steps": training.step, "minutes": round(training.seconds / 60, 1)}
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -161,7 +162,7 @@ def main() -> int:
     torch.set_num_threads(1)
     report = run(
         find_host(options.host), options.folder, options.minutes, seed=options.seed,
-        features=options.features,
+        features=(*CHOICES, NONE) if options.features else (),
     )  # fmt: skip
     print(table(report))
     if options.features:
