@@ -9,7 +9,7 @@ batch has 4 images. For Flux it has one, without the similarity term, as in the 
 step has four such batches.
 
 Rows begin in order of importance, each if there is time for it by what others took; at the end of the time
-the row that runs is cut. What was left out is listed; --minutes 60 is enough for most of it on most cards.
+the row that runs is cut. What was left out is listed; with more --minutes there is more.
 A row that runs out of memory says so. The tables, and all figures as JSON beside them, are written after
 every row. Exit 1 where a row failed for another reason than memory, or none was measured.
 

@@ -59,7 +59,9 @@ class Workbench:
     def give_back(self) -> None:
         """Give memory back that nothing uses any more."""
         gc.collect()
-        self.management.cleanup_models_gc()
+        # What the host loaded by a clone that is gone it takes for lost; the model itself may be there.
+        loaded = self.management.current_loaded_models
+        loaded[:] = [each for each in loaded if each.model is not None]
         self.management.cleanup_models()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -76,17 +78,19 @@ class Workbench:
             return "too large for the device without offload"
         return ""
 
+    @torch.inference_mode()
     def _placed(self, row: Row) -> Any:
-        """Return the model of a row, in system memory if it is to be offloaded."""
+        """Return the model of a row, in system memory if it is to be offloaded, as the host knows it."""
         key, size = (row.model, row.base), self.sizes[row.model]
         if self._model is None or self._model[0] != key:
             self.drop()
             self._model = key, random_of_size(size, row.base)
         model = self._model[1]
-        if row.offload == "on" and self.device.type != "cpu":
-            weights = next(model.model.diffusion_model.parameters())
-            if weights.device.type != "cpu":
-                check_system_memory(model.model_size())
+        devices = {weight.device for weight in model.model.diffusion_model.parameters()}
+        if devices == {self.device} and row.offload != "on":
+            self.management.load_models_gpu([model], force_full_load=True)
+        elif row.offload == "on" and devices != {torch.device("cpu")}:
+            check_system_memory(model.model_size())
             self.management.unload_all_models()
             model.model.to("cpu")
             self.give_back()

@@ -128,12 +128,9 @@ def random_of_size(size: Size, base: str) -> Any:
     with torch.inference_mode():
         model = config.get_model({}, "", device=place)
         fill(model.diffusion_model, device)
-    patcher = comfy.model_patcher.CoreModelPatcher(
+    return comfy.model_patcher.CoreModelPatcher(
         model.eval(), load_device=device, offload_device=management.unet_offload_device()
     )
-    if place == device:  # known to be there
-        management.load_models_gpu([patcher], force_full_load=True)
-    return patcher
 
 
 def fill(network: nn.Module, device: torch.device) -> None:
