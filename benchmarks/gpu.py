@@ -89,7 +89,7 @@ class Bench:
     def cut(self) -> None:
         """End the program with what is known; whatever runs cannot be told to stop."""
         self.report.cut(self.running)
-        print("the time is up", flush=True)
+        print(f"the time is up\n{self.report.markdown()}", flush=True)
         os._exit(status(self.report.results))
 
 
@@ -127,6 +127,7 @@ def main() -> int:
         bench.go()
     finally:
         watchdog.cancel()
+        watchdog.join()  # which never returns if the time was up just before
     print(report.markdown())
     return status(report.results)
 
