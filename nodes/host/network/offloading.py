@@ -33,7 +33,8 @@ def at_home(model: ModelPatcher, setting: str, rows: Sequence[int]) -> list[nn.M
     if management.vram_state == management.VRAMState.NO_VRAM:
         return blocks
     sizes = [sum(weight.nbytes for weight in block.parameters()) for block in blocks]
-    held = sum(m.model_loaded_memory() for m in management.current_loaded_models if m.device == device)
+    known = [m for m in management.current_loaded_models if m.model is not None]  # a clone may be gone
+    held = sum(m.model_loaded_memory() for m in known if m.device == device)
     beside = management.minimum_inference_memory() + model.memory_required(list(rows))
     room = management.get_free_memory(device) + held - beside
     return [blocks[number] for number in spread(sizes, model.model_size() - room)]

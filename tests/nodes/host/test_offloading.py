@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -48,6 +50,19 @@ def test_the_setting_decides_and_automatic_goes_by_what_is_free(offloading, node
     assert 0 < len(some) < len(blocks)
     on_a_card(0)
     assert offloading.at_home(model, "automatic", rows) == blocks
+
+
+def test_what_the_host_loaded_by_a_clone_that_is_gone_is_passed_over(offloading, model, on_a_card):
+    management = host_module("comfy.model_management")
+    clone = model.clone()
+    management.current_loaded_models.append(management.LoadedModel(clone))
+    management.current_loaded_models[0]._parent_model = lambda: None  # collected with it
+    on_a_card(0)
+    del clone
+    gc.collect()
+
+    assert management.current_loaded_models[0].model is None
+    assert offloading.at_home(model, "automatic", (2, 4, 8, 8)) != []
 
 
 def test_in_system_memory_nothing_is_moved_unless_asked_for(offloading, model):
