@@ -31,7 +31,8 @@ app.registerExtension({
         if (!trains(node.constructor.nodeData)) return;
         const button = node.addWidget("button", LABEL, null, () => stop(node), {
             tooltip: "End the training after the step that runs, and go on with what was learned so far.",
+            serialize: false, // in a prompt
         });
-        button.serialize = false; // it holds no value
+        button.serialize = false; // in a workflow
     },
 });
