@@ -132,6 +132,12 @@ class OptimizerSettings(Settings):
                 f"Expected the schedule constant and ema 0 for the optimizer {self.optimizer!r}, which needs "
                 f"none and averages by itself, got {self.schedule!r} and {self.ema:g}. Set these."
             )
+        if self.kind.averages and self.text_encoder_rate:
+            raise InputError(
+                f"Expected one learning rate for all that learns by the optimizer {self.optimizer!r}, which "
+                f"averages what its steps made, got {self.text_encoder_rate:g} for the text encoder. Set "
+                "text_encoder_rate to 0, or choose 'adamw'."
+            )
 
     @property
     def kind(self) -> Kind:

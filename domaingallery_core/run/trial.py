@@ -36,19 +36,15 @@ class Trial:
 
     def loss(self) -> Tensor:
         """Return the loss of the step."""
-        device = self.learning[0].device
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            settings = self.plan.method
+        device, settings = self.learning[0].device, self.plan.method
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             return settings.total(settings.terms(self.denoiser, self.trainable, self._noised(device)))
 
     def step(self) -> None:
         """Compute the loss and its gradient, and let go of both."""
-        device = self.learning[0].device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            loss = self.loss()
-            if loss.requires_grad:
-                torch.autograd.grad(loss, self.learning, allow_unused=True)
+        loss = self.loss()
+        if loss.requires_grad:  # what is computed again draws as it did, and puts the random state back
+            torch.autograd.grad(loss, self.learning, allow_unused=True)
 
     def _noised(self, device: torch.device) -> NoisedStep:
         """Return noisy images at a timestep from which all of the recurrence is gone through."""

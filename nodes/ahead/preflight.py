@@ -61,7 +61,7 @@ def check_ahead(node: type[io.ComfyNode], given: dict[str, Any]) -> None:
         graph = PromptGraph(hidden.prompt, running_outputs(hidden.prompt))
         check_graph(graph, hidden.unique_id)
         if isinstance(model := given.get("model"), ModelPatcher):
-            warn_of_rates(graph, hidden.unique_id, model)
+            warn_of_rates(Foresight(graph, hidden.unique_id), model)
     except DomainGalleryError:
         raise
     except Exception:  # a graph that is not understood must run as if nobody had looked at it
@@ -98,14 +98,17 @@ def check_graph(graph: PromptGraph, here: str) -> None:
             _check_format(foresight, node)
 
 
-def warn_of_rates(graph: PromptGraph, here: str, model: ModelPatcher) -> None:
+def warn_of_rates(foresight: Foresight, model: ModelPatcher) -> None:
     """Warn of learning rates, in trainings of a MODEL after a node that has it, far from what suits it."""
+    graph, here = foresight.graph, foresight.here
     root = graph.root(graph.nodes[here], "model")
     for node in graph.later(here):
         if node.id == here or node.kind not in METHOD_OF or graph.root(node, "model") != root:
             continue  # a node that trains warns of its own when it begins
-        rate = graph.value(node, "learning_rate", LEFT_OPEN)
-        if isinstance(rate, int | float) and (far := far_rate(model, METHOD_OF[node.kind], rate)):
+        rate, options = graph.value(node, "learning_rate", LEFT_OPEN), foresight.options(node)
+        if rate == LEFT_OPEN or not isinstance(rate, int | float) or options is None:
+            continue
+        if far := far_rate(model, METHOD_OF[node.kind], rate, options.values["optimizer"]):
             log.warning("%s: %s", node, far)
 
 

@@ -169,7 +169,7 @@ def by_category(
         raise InputError(
             f"Expected source images of each of the categories {', '.join(map(str, words))}, got "
             f"{len(images)} batch(es). Connect the same Domain Prompts to Domain Source Images and Domain "
-            "Domain Dataset."
+            "Dataset."
         )
     for batch in images:
         if not isinstance(batch, SourceLatents):

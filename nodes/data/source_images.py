@@ -123,7 +123,7 @@ class DomainGallerySourceImages(Node):
         count = count or (options or TrainingOptions()).preset.sources
         width, height = width or drawing.size, height or drawing.size
         if far := far_size(model, width, height):
-            log.warning(far)
+            log.warning("%s", far)
         sampling = chosen(drawing, steps=steps, cfg=cfg, sampler_name=sampler_name, scheduler=scheduler)
         steps, parts = sampling["steps"], prompts.categories
         progress = Progress(node_id(cls), len(parts) * count * steps)

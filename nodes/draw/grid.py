@@ -56,10 +56,9 @@ class DomainGalleryGrid(Node):
     @classmethod
     def execute(cls, images, columns: str, rows: str, notes=None) -> io.NodeOutput:
         across, down = labels(columns, rows, len(images))
-        for name, image in images.items():
-            check_batch(image, name)
         first = next(iter(images.values()))
         for name, image in images.items():
+            check_batch(image, name)
             if image.shape[:3] != first.shape[:3]:
                 raise InputError(
                     f"Expected pictures of one number and size, got {size(first)} first and {size(image)} "

@@ -255,9 +255,8 @@ class _Run:
                 )
                 found = zip(rows, out, strict=True)
                 predictions.update({id(row): x0 for row, x0 in found if row is not None})
-        scale = args.get(
-            "cond_scale", getattr(self.guider, "cfg", 1.0)
-        )  # sampling functions of other packs may not tell
+        # Sampling functions of other packs may not tell the scale.
+        scale = args.get("cond_scale", getattr(self.guider, "cfg", 1.0))
         known = {name: predictions.get(id(row)) for name, row in self.rows.items()}
         for name, strength in self.active.items():
             enhancement = self.bases[name]

@@ -35,10 +35,8 @@ from .training import run
 
 #: What a user chooses, and what plans call it.
 CHOICES = {
-    "DreamBooth": "dreambooth",
-    "DreamBooth LoRA": "dreambooth_lora",
-    "DomainStudio": "domainstudio",
-    "Textual Inversion": "textual_inversion",
+    METHODS[name].title: name
+    for name in ("dreambooth", "dreambooth_lora", "domainstudio", "textual_inversion")
 }
 VARIANTS = ("published", "released")
 #: The fields that are sockets.

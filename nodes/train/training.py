@@ -106,7 +106,7 @@ def run(
         log.warning("%s", text)
     plan = suited(plan, family)
     if far := far_rate(model, plan.method.name, plan.optimizer.learning_rate, plan.optimizer.optimizer):
-        log.warning(far)
+        log.warning("%s", far)
     fit = Fit(model, plan, options, [pair for some in pairs.values() for pair in some], live)
     live.progress.say("looking at the model")
     base = model_identity(model)
@@ -203,7 +203,7 @@ def report(
     """Return a line about what a training made and what it cost."""
     method = plan.method.method
     numbers = sum(parameter.numel() for parameter in trainable.named_parameters().values())
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 1e6
+    size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
     return (
         f"{method.title or method.name}: {summary(result, plan)}, {numbers:,} numbers learned, {size:.3g} MB"
     )

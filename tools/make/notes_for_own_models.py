@@ -6,8 +6,7 @@ TEACH = """
 About ten images teach your model a style, or anything else that they share.
 
 1. Put the images into a folder inside `input`, then press **R**. All show one kind of thing, such as faces,
-and differ in all
-else. {size}
+and differ in all else. {size}
 2. Choose your **checkpoint** and the **folder**.
 3. Type the **category**: the noun for what the images show, such as dog. Type a **name** for the file.
 4. Press *Run*.
@@ -16,12 +15,10 @@ The LoRA is in `output/loras`, and *Load LoRA* lists it after a press of **R**. 
 it up: "a sks dog".
 
 **preset** says how much is done. *look* gives a first impression in a fraction of the time, *paper* is the
-full method,
-*low memory* is for a small card.
+full method, *low memory* is for a small card.
 
 The picture shows the same noise four times: the model before, after the word sks was erased, with what was
-learned, and
-with another category in the learned style.
+learned, and with another category in the learned style.
 
 A right click on *Teach a Domain* and *Unpack Subgraph* show every step of it as nodes.
 """

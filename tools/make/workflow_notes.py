@@ -161,9 +161,9 @@ in its place. Press *Run*; on two cores it takes about ten minutes.
 - **Textual Inversion** leaves the model alone and learns a new word, which is saved and then used in prompts.
 
 *Methods: methods* shows what each draws for "a sks face", and below it a line of what each cost. *Methods:
-enhanced* asks each for houses, which were not taught, without and with enhancement: it works on all of them.
+enhanced* asks each for houses, which were not taught, without enhancement and with the same for all.
 
-The steps and rates here are those at which this small model learns well by each method. A fresh *Train
+The steps and rates here were chosen for this small model by a few trials of each method. A fresh *Train
 Baseline* has those of each method's own recipe for Stable Diffusion.
 
 Look at three things: is it the style of the ten images? Is it still a house? Are the four pictures

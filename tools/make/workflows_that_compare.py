@@ -56,16 +56,16 @@ def compare(g: Workflow) -> None:
 
     loaders: list[Node] = []
     with_words: dict[str, tuple[Node, dict[str, Node]]] = {}
-    for method, trained in {"DomainGallery": learn, **baselines}.items():
+    for method, stage in {"DomainGallery": learn, **baselines}.items():
         if method == "Textual Inversion":
             with_words[method] = model, inverted
         else:
-            loaders.append(g.load_learned(model, trained, f"Load: {method}"))
+            loaders.append(g.load_learned(model, stage, f"Load: {method}"))
             with_words[method] = loaders[-1], words
 
     before = g.sampler(model, words[TAUGHT]["target"], words[TAUGHT]["empty"], inputs, "Draw: before")
-    groups = [g.group("Before", [before], [g.decode(before, model)], colour=DRAW_FRAME)]
-    plain, others, enhanced = [groups[0].columns[1][0]], [], []
+    plain, others, enhanced = [g.decode(before, model)], [], []
+    groups = [g.group("Before", [before], [*plain], colour=DRAW_FRAME)]
     for method, (loaded, asked) in with_words.items():
         drawn = [
             g.domain_sampler(loaded, asked[category], inputs, mode, f"{method}: {category}, {mode}", strength)
@@ -78,10 +78,10 @@ def compare(g: Workflow) -> None:
         decoded = [g.decode(each, model) for each in drawn]
         for pictures, row in zip(decoded, (plain, others, enhanced), strict=True):
             row.append(pictures)
-        groups.append(g.group(method, *drawn_beside(drawn, decoded), colour=DRAW_FRAME))
+        groups.append(g.group(method, *map(list, zip(drawn, decoded, strict=True)), colour=DRAW_FRAME))
 
-    costs = {f"notes.note{i}": node["report"] for i, node in enumerate([erase, learn, *baselines.values()])}
-    titles = [*with_words]
+    titles, trained = [*with_words], [*baselines.values()]
+    costs = {f"notes.note{i}": node["report"] for i, node in enumerate([erase, learn, *trained])}
     figures = [
         (grid(g, "Grid: the category", plain, ["before", *titles], [f"a sks {TAUGHT}"], costs), "methods"),
         (grid(g, "Grid: enhancement", [*others, *enhanced], titles, ["none", ENHANCED], {}), "enhanced"),
@@ -95,7 +95,7 @@ def compare(g: Workflow) -> None:
          g.group("Pictures to draw", inputs, colour=DATA_FRAME)],
         [g.group("Images", [images, preview], [source, dataset], colour=DATA_FRAME)],
         [g.group("DomainGallery", [options, erase], [learn], colour=ERASE_FRAME),
-         g.group("The systems it is compared with", *pairs([*baselines.values()]), colour=LEARN_FRAME)],
+         g.group("The systems it is compared with", trained[:2], trained[2:], colour=LEARN_FRAME)],
         [g.group("Load", loaders), g.group("The new word", [new_word], [*inverted.values()])],
         groups[:3],
         groups[3:],
@@ -124,13 +124,3 @@ def grid(
         "DomainGalleryGrid", title=title, colour=BLUE, wide=300, tall=120, columns="\n".join(columns),
         rows="\n".join(rows), **cells, **costs,
     )  # fmt: skip
-
-
-def pairs(nodes: list[Node]) -> list[list[Node]]:
-    """Return nodes in two columns."""
-    return [nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]]
-
-
-def drawn_beside(drawn: list[Node], decoded: list[Node]) -> list[list[Node]]:
-    """Return columns of a sampler with its decoder below."""
-    return [[sampler, decoder] for sampler, decoder in zip(drawn, decoded, strict=True)]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from toys import plan, random
 
+from domaingallery_core.errors import InputError
 from domaingallery_core.files.formats.comfyui import TEXT
 from domaingallery_core.run.optimizers import learning_rate, make_optimizer
 from domaingallery_core.run.text_encoder import text_encoder_rate
@@ -47,3 +48,9 @@ def test_without_a_rate_of_its_own_or_with_the_same_nothing_is_done(rate):
 
     plain = moved(0.0, learning_rate=1e-2)
     assert all(torch.equal(found[name], plain[name]) for name in NAMES)
+
+
+def test_an_optimizer_that_averages_its_steps_has_one_rate():
+    """What it averages is not what a step moved."""
+    with pytest.raises(InputError, match=r"one learning rate .* 'adamw_schedulefree', .* got 0\.001"):
+        plan("domaingallery", optimizer="adamw_schedulefree", text_encoder_rate=1e-3)

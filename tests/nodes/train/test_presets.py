@@ -180,3 +180,15 @@ def test_rates_of_later_trainings_are_warned_of_before_the_first_image_is_drawn(
 
     [record] = caplog.records
     assert record.message.startswith("DomainGalleryErase (node first): The learning rate 0.006 is 60 times")
+
+    caplog.clear()
+    prompt["prodigy"] = node("DomainGalleryOptions", optimizer="prodigy")
+    for name, rate in (("first", 1.0), ("third", 1e-4)):
+        prompt[name]["inputs"] |= {"options": ["prodigy", 0], "learning_rate": rate}
+    with caplog.at_level(logging.WARNING):
+        preflight.check_ahead(running, {"model": tiny_model()})
+
+    [record] = caplog.records
+    assert record.message.startswith(
+        "DomainGalleryTrain (node third): The learning rate 0.0001 is far from 1"
+    )
